@@ -1,0 +1,83 @@
+//! `/api/v1/deliveries`: list, show, retry.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::{IntoResponse as _, Response};
+use http::StatusCode;
+use serde_json::json;
+
+use super::Admin;
+use super::problem::{bad_request, failed, not_found, problem};
+use crate::outbox::{Filter, OutboxError, Retried};
+
+const DEFAULT_LIMIT: usize = 50;
+const MAX_LIMIT: usize = 1000;
+
+pub(super) async fn list(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Response {
+    let mut filter = Filter::default();
+    let (mut cursor, mut limit) = (None, DEFAULT_LIMIT);
+    for (key, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        let set = match &*key {
+            "cursor" => {
+                cursor = Some(value.into_owned());
+                Ok(())
+            }
+            "limit" => match value.parse() {
+                Ok(n) if (1..=MAX_LIMIT).contains(&n) => {
+                    limit = n;
+                    Ok(())
+                }
+                _ => Err(format!("limit must be a whole number from 1 to {MAX_LIMIT}, not {value:?}")),
+            },
+            key => filter.set(key, &value),
+        };
+        if let Err(reason) = set {
+            return bad_request(&reason);
+        }
+    }
+    match admin.outbox.list(&filter, cursor.as_deref(), limit).await {
+        Ok(page) => Json(page).into_response(),
+        Err(error @ OutboxError::BadCursor) => bad_request(&error.to_string()),
+        Err(error) => failed(&error),
+    }
+}
+
+pub(super) async fn show(State(admin): State<Admin>, Path(id): Path<String>) -> Response {
+    match admin.outbox.get(&id).await {
+        Ok(Some(delivery)) => Json(delivery).into_response(),
+        Ok(None) => not_found(&format!("there is no delivery {id:?}")),
+        Err(error) => failed(&error),
+    }
+}
+
+pub(super) async fn retry(State(admin): State<Admin>, Path(id): Path<String>) -> Response {
+    let conflict = |detail: &str| problem(StatusCode::CONFLICT, "cannot be retried", detail);
+    match admin.outbox.retry(&id).await {
+        Ok(Retried::Yes) => Json(json!({"retried": 1})).into_response(),
+        Ok(Retried::Unknown) => not_found(&format!("there is no delivery {id:?}")),
+        Ok(Retried::Held) => conflict("it is held; it goes out when its webhook resumes"),
+        Ok(Retried::NoPayload(reason)) => conflict(&format!("its payload is gone: {reason}")),
+        Err(error) => failed(&error),
+    }
+}
+
+pub(super) async fn retry_where(State(admin): State<Admin>, body: Bytes) -> Response {
+    let mut filter = Filter::default();
+    if !body.is_empty() {
+        let fields: serde_json::Map<String, serde_json::Value> = match serde_json::from_slice(&body) {
+            Ok(fields) => fields,
+            Err(error) => return bad_request(&format!("the body must be a JSON object with the filter: {error}")),
+        };
+        for (key, value) in fields {
+            let Some(value) = value.as_str() else { return bad_request(&format!("{key} must be a string")) };
+            if let Err(reason) = filter.set(&key, value) {
+                return bad_request(&reason);
+            }
+        }
+    }
+    match admin.outbox.retry_where(&filter).await {
+        Ok(retried) => Json(json!({"retried": retried})).into_response(),
+        Err(error) => failed(&error),
+    }
+}

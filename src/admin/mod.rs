@@ -1,0 +1,113 @@
+//! The admin listener: probes, metrics and the API, on a thread and runtime of its own, so that it answers while
+//! everything else is under full load.
+
+mod deliveries;
+mod gauges;
+mod guard;
+mod problem;
+mod status;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::Generation;
+use crate::config::model::Listen;
+use crate::net::{self, ListenError, ServeOptions};
+use crate::outbox::{Health, Outbox};
+use crate::reload::ReloadHandle;
+
+/// Largest body that the API reads.
+const BODY_BYTES: usize = 1024 * 1024;
+/// Connections at once.
+const CONNECTIONS: usize = 64;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct Admin {
+    outbox: Outbox,
+    generations: watch::Receiver<Arc<Generation>>,
+    reload: ReloadHandle,
+    ready: Arc<AtomicBool>,
+    clock: Clock,
+}
+
+impl Admin {
+    /// `ready` is set by whoever starts and ends the process.
+    #[must_use]
+    pub fn new(
+        outbox: Outbox,
+        generations: watch::Receiver<Arc<Generation>>,
+        reload: ReloadHandle,
+        ready: Arc<AtomicBool>,
+        clock: Clock,
+    ) -> Self {
+        Self { outbox, generations, reload, ready, clock }
+    }
+
+    /// Why `/ready` is red; `None` when it is green.
+    fn not_ready(&self) -> Option<String> {
+        if !self.ready.load(Ordering::SeqCst) {
+            return Some("starting or ending".into());
+        }
+        match &*self.outbox.health().borrow() {
+            Health::Healthy => None,
+            Health::Failed(error) => Some(format!("the outbox failed: {error}")),
+            Health::Full => Some("the outbox is full".into()),
+        }
+    }
+
+    fn router(self) -> Router {
+        let api = Router::new()
+            .route("/api/v1/status", get(status::status))
+            .route("/api/v1/reload", post(status::reload))
+            .route("/api/v1/ledger", get(status::ledger))
+            .route("/api/v1/deliveries", get(deliveries::list))
+            .route("/api/v1/deliveries/retry", post(deliveries::retry_where))
+            .route("/api/v1/deliveries/{id}", get(deliveries::show))
+            .route("/api/v1/deliveries/{id}/retry", post(deliveries::retry))
+            .fallback(async |uri: http::Uri| problem::not_found(&format!("there is nothing at {:?}", uri.path())))
+            .layer(DefaultBodyLimit::max(BODY_BYTES))
+            .layer(axum::middleware::from_fn_with_state(self.clone(), guard::check));
+        Router::new()
+            .route("/live", get(status::live))
+            .route("/ready", get(status::ready))
+            .route("/metrics", get(status::metrics))
+            .merge(api)
+            .with_state(self)
+    }
+
+    /// Binds and serves on a thread of its own until `stop` is cancelled. Answers where it listens.
+    pub async fn spawn(self, listen: Listen, stop: CancellationToken) -> Result<(Listen, JoinHandle<()>), ListenError> {
+        let io = |source| ListenError::Io { listen: listen.clone(), source };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io)?;
+        let (bound, is_bound) = oneshot::channel();
+        let at = listen.clone();
+        let serve = async move {
+            let listener = match net::bind(&at).await {
+                Ok(listener) => listener,
+                Err(error) => {
+                    // Nobody waits for it only when the caller has given up.
+                    let _ = bound.send(Err(error));
+                    return;
+                }
+            };
+            let _ = bound.send(Ok(listener.local().clone()));
+            let service = TowerToHyperService::new(self.router());
+            let options = ServeOptions { max_connections: CONNECTIONS, ..ServeOptions::default() };
+            net::serve(listener, service, stop, options).await;
+        };
+        let thread =
+            std::thread::Builder::new().name("admin".into()).spawn(move || runtime.block_on(serve)).map_err(io)?;
+        let local = is_bound.await.map_err(|_| io(std::io::Error::other("its thread ended")))??;
+        Ok((local, thread))
+    }
+}

@@ -1,0 +1,92 @@
+//! `/api/v1/status`, `/api/v1/reload`, `/api/v1/ledger`, and the probes `/live`, `/ready`, `/metrics`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use http::{StatusCode, header};
+use serde_json::{Value, json};
+
+use super::{Admin, gauges};
+use super::problem::failed;
+use crate::config::Generation;
+use crate::config::model::Source;
+use crate::outbox::Health;
+use crate::telemetry;
+
+pub(super) async fn live() -> &'static str {
+    "live\n"
+}
+
+pub(super) async fn ready(State(admin): State<Admin>) -> Response {
+    match admin.not_ready() {
+        None => "ready\n".into_response(),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
+    }
+}
+
+pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
+    match admin.outbox.gauges().await {
+        Ok(gauges) => gauges::publish(&gauges, admin.clock.now()),
+        Err(error) => tracing::warn!(%error, "the outbox's figures could not be read for a scrape"),
+    }
+    let text = telemetry::metrics().render();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+pub(super) async fn status(State(admin): State<Admin>) -> Json<Value> {
+    let current = admin.generations.borrow().clone();
+    let generation: &Generation = &current;
+    let health = admin.outbox.health().borrow().clone();
+    let sources: Vec<Value> = generation
+        .settings
+        .sources
+        .iter()
+        .map(|(name, source)| match source {
+            Source::Http { listen, namespace, .. } => {
+                json!({"name": name, "type": "http", "listen": listen.to_string(), "namespace": &**namespace})
+            }
+        })
+        .collect();
+    let webhooks: Vec<Value> = generation
+        .webhooks
+        .values()
+        .map(|w| json!({"name": &*w.name, "enabled": w.enabled, "events": w.events.as_written()}))
+        .collect();
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "generation": admin.reload.generation(),
+        "config_hash": generation.hash,
+        "last_reload": admin.reload.last(),
+        "sources": sources,
+        "webhooks": webhooks,
+        "outbox": {
+            "path": generation.settings.outbox_path.display().to_string(),
+            "bytes": admin.outbox.bytes(),
+            "max_bytes": generation.settings.outbox.max_bytes,
+            "state": match &health {
+                Health::Healthy => "healthy",
+                Health::Failed(_) => "failed",
+                Health::Full => "full",
+            },
+            "error": match health {
+                Health::Failed(error) => Some(error),
+                Health::Healthy | Health::Full => None,
+            },
+        },
+    }))
+}
+
+pub(super) async fn reload(State(admin): State<Admin>) -> Response {
+    Json(admin.reload.reload().await).into_response()
+}
+
+pub(super) async fn ledger(State(admin): State<Admin>) -> Response {
+    match admin.outbox.ledger().await {
+        Ok(ledger) => {
+            // A ledger that does not balance is a fault of ours, and says so to whatever watches the status code.
+            let status = if ledger.balanced { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+            (status, Json(ledger)).into_response()
+        }
+        Err(error) => failed(&error),
+    }
+}

@@ -1,0 +1,232 @@
+//! From a path to a generation: the I/O around the decoders. A load that met a file vanishing or a volume being swapped
+//! is done once more.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::decode::{Decoder, Fields};
+use super::model::{Generation, Inputs, Webhook};
+use super::reader::{self, ReadError, Reader};
+use super::report::{Problem, Report};
+use super::settings::{self, check_name};
+use super::shape::{self, Kind};
+use super::webhook::{self, Shared};
+use super::yaml::{Key, Node, Span, Value};
+use super::{scripts, values};
+use crate::clock::Clock;
+use crate::limits;
+
+/// What one load gave: what was read is known even when it is no configuration, so that a mended file is noticed.
+pub struct Loaded {
+    /// What to watch.
+    pub inputs: Inputs,
+    /// Hash of all that was read; [`Inputs::fingerprint`] gives the same as long as nothing changes.
+    pub hash: String,
+    /// The generation, or all problems.
+    pub result: Result<Generation, Report>,
+}
+
+/// Reads and compiles a config directory or file with everything it names (scripts, tests, secrets, certificates).
+/// All problems come back together.
+pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>, clock: &Clock) -> Result<Generation, Report> {
+    load_all(path, env, clock).result
+}
+
+/// Like [`load`], with what was read.
+pub fn load_all(path: &Path, env: &dyn Fn(&str) -> Option<String>, clock: &Clock) -> Loaded {
+    let mut loaded = once(path, env, clock);
+    if loaded.1 {
+        loaded = once(path, env, clock);
+    }
+    loaded.0
+}
+
+/// One load, and whether what it read may be a mixture.
+fn once(path: &Path, env: &dyn Fn(&str) -> Option<String>, clock: &Clock) -> (Loaded, bool) {
+    let mut reader = Reader::default();
+    let directory = reader.is_dir(path);
+    let base = if directory { path } else { path.parent().unwrap_or(Path::new("")) };
+    let file = if directory { path.join("sidehook.yaml") } else { path.to_owned() };
+    let mut d = Decoder::new(&mut reader, env, base.to_owned());
+    let compiled = if d.reader.exists(&file) {
+        compile(&mut d, &file, directory.then_some(path), clock)
+    } else {
+        missing(&mut d, path, directory, &file);
+        None
+    };
+    let report = d.report();
+    let warnings = std::mem::take(&mut d.warnings);
+    let inputs = reader.inputs();
+    let hash = reader.hash();
+    let torn = reader.is_torn();
+    let result = match compiled {
+        Some(parts) if report.problems.is_empty() => Ok(Generation {
+            hash: hash.clone(),
+            settings: parts.settings,
+            webhooks: parts.webhooks,
+            scripts: parts.scripts,
+            warnings: all_warnings(warnings, &inputs),
+            inputs: inputs.clone(),
+        }),
+        _ => Err(report),
+    };
+    (Loaded { inputs, hash, result }, torn)
+}
+
+fn missing(d: &mut Decoder<'_>, path: &Path, directory: bool, file: &Path) {
+    // Asked for all the same, so that its coming is noticed.
+    let _ = d.reader.read(file, limits::CONFIG_FILE_BYTES);
+    let problem = if directory {
+        let other = ["sidehook.yml", "config.yaml", "config.yml", "sidehook.json"];
+        let near = other.into_iter().find(|name| path.join(name).exists());
+        let help = near.map_or_else(
+            || "name another directory or file with --config PATH".to_owned(),
+            |near| format!("there is a {near}: rename it, or name it with --config PATH"),
+        );
+        Problem::of_file(path.display().to_string(), "there is no sidehook.yaml in this directory").with_help(help)
+    } else {
+        Problem::of_file(path.display().to_string(), "there is no such file or directory")
+            .with_help("name a directory or file with --config PATH")
+    };
+    d.plain_problem(problem);
+}
+
+struct Parts {
+    settings: super::model::Settings,
+    webhooks: BTreeMap<Arc<str>, Arc<Webhook>>,
+    scripts: Arc<crate::rules::Scripts>,
+}
+
+fn compile(d: &mut Decoder<'_>, file: &Path, directory: Option<&Path>, clock: &Clock) -> Option<Parts> {
+    let root = d.yaml(file, &Kind::Block(&shape::ROOT)).map(|(node, _)| node);
+    let mut folder = Vec::new();
+    if let Some(directory) = directory {
+        folder = webhook_files(d, &directory.join("webhooks"));
+    }
+    // Without settings the webhooks are still checked, against the defaults.
+    let empty = Node { span: Span { file: usize::MAX, ..Span::default() }, value: Value::Map(Vec::new()) };
+    let root_fields = d.fields(root.as_ref().unwrap_or(&empty), &shape::ROOT, None).or_else(|| d.fields(&empty, &shape::ROOT, None))?;
+    let decoded = settings::decode(d, &root_fields);
+    let library = scripts::load(d, &decoded, clock);
+    let defaults = root_fields.get("defaults");
+    let shared = Shared { defaults, library: &library, allow_http: decoded.settings.egress.allow_http || root.is_none() };
+    let mut webhooks = BTreeMap::new();
+    let named = inline(d, &root_fields, &shared, &mut webhooks);
+    for (path, name) in folder {
+        one_file(d, &path, &name, &shared, &named, &mut webhooks);
+    }
+    if let Some(node) = defaults
+        && webhooks.is_empty()
+        && !d.has_problems()
+    {
+        let _ = d.fields(node, &shape::WEBHOOK, None);
+    }
+    if webhooks.len() > limits::WEBHOOKS {
+        d.file_problem(d.show(file), &format!("more than {} webhooks", limits::WEBHOOKS));
+    }
+    root?;
+    Some(Parts { settings: decoded.settings, webhooks, scripts: library.scripts })
+}
+
+type Webhooks = BTreeMap<Arc<str>, Arc<Webhook>>;
+
+/// Webhooks under `webhooks:`. Their names come back with the line they stand on.
+fn inline(d: &mut Decoder<'_>, root: &Fields<'_>, shared: &Shared<'_>, out: &mut Webhooks) -> BTreeMap<String, String> {
+    let mut named = BTreeMap::new();
+    let Some(node) = root.get("webhooks") else { return named };
+    let entries: &[(Key, Node)] = d.map(node).unwrap_or_default();
+    for (key, node) in entries {
+        check_name(d, key, "webhook");
+        named.insert(key.text.clone(), format!("sidehook.yaml, line {}", key.span.line));
+        let mut canonical = String::new();
+        node.canonical(&mut canonical);
+        let hash = reader::sha256(canonical.as_bytes());
+        if let Some(webhook) = webhook::decode(d, &key.text, node, shared, hash) {
+            out.insert(Arc::clone(&webhook.name), Arc::new(webhook));
+        }
+    }
+    named
+}
+
+/// The files of `webhooks/`, in name order.
+fn webhook_files(d: &mut Decoder<'_>, dir: &Path) -> Vec<(PathBuf, String)> {
+    let entries = match d.reader.list(dir) {
+        Ok(entries) => entries,
+        Err(ReadError::Missing) => {
+            d.reader.expect_listing(dir);
+            return Vec::new();
+        }
+        Err(error) => {
+            d.file_problem(d.show(dir), &error.to_string());
+            return Vec::new();
+        }
+    };
+    let mut out = Vec::new();
+    for entry in entries {
+        let path = dir.join(&entry.name);
+        let shown = d.show(&path);
+        if let Some(stem) = entry.name.strip_suffix(".yaml").filter(|_| !entry.directory) {
+            match values::name(stem) {
+                Ok(()) => out.push((path, stem.to_owned())),
+                Err(right) => d.plain_problem(
+                    Problem::of_file(shown, format!("the file's name is not a name for a webhook: {right}"))
+                        .with_help("rename it"),
+                ),
+            }
+        } else if entry.name.ends_with(".yml") || entry.name.ends_with(".json") {
+            let right = entry.name.trim_end_matches(".yml").trim_end_matches(".json");
+            d.plain_problem(
+                Problem::of_file(shown, "webhook files end in .yaml, so this one would be ignored")
+                    .with_help(format!("rename it to {right}.yaml")),
+            );
+        }
+    }
+    out
+}
+
+fn one_file(
+    d: &mut Decoder<'_>,
+    path: &Path,
+    name: &str,
+    shared: &Shared<'_>,
+    named: &BTreeMap<String, String>,
+    out: &mut Webhooks,
+) {
+    let Some((node, text)) = d.yaml(path, &Kind::Block(&shape::WEBHOOK)) else {
+        if d.reader.text(path, limits::CONFIG_FILE_BYTES).is_ok_and(|text| is_blank(&text)) {
+            d.plain_problem(
+                Problem::of_file(d.show(path), "the file is empty").with_help("write a webhook, or remove the file"),
+            );
+        }
+        return;
+    };
+    if let Some(other) = named.get(name) {
+        webhook::duplicate(d, node.span, name, other);
+        return;
+    }
+    if !matches!(node.value, Value::Map(_)) {
+        webhook::not_a_webhook(d, &node);
+        return;
+    }
+    if let Some(webhook) = webhook::decode(d, name, &node, shared, reader::sha256(text.as_bytes())) {
+        out.insert(Arc::clone(&webhook.name), Arc::new(webhook));
+    }
+}
+
+/// Whether a text holds nothing but blanks and comments.
+fn is_blank(text: &str) -> bool {
+    text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
+}
+
+fn all_warnings(mut warnings: Vec<String>, inputs: &Inputs) -> Vec<String> {
+    let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    for path in reader::single_file_mounts(&inputs.files, &mountinfo) {
+        warnings.push(format!(
+            "{} is mounted as a single file (subPath); Kubernetes never updates such a file, so changes need a restart: \
+             mount its directory instead",
+            path.display()
+        ));
+    }
+    warnings
+}

@@ -1,0 +1,25 @@
+//! Files in, one validated generation out. `yaml` gives a tree with places, `decode` and its neighbours walk it and
+//! record every problem, `load` does the I/O around them. Nothing here connects, listens or keeps state.
+
+mod decode;
+mod interpolate;
+mod load;
+mod mask;
+pub mod model;
+mod params;
+mod reader;
+pub mod report;
+pub mod schema;
+mod scripts;
+mod settings;
+mod shape;
+mod signing;
+mod tls;
+mod traps;
+pub mod values;
+mod webhook;
+mod yaml;
+
+pub use load::{Loaded, load, load_all};
+pub use model::{Generation, Webhook};
+pub use report::{Problem, Report};

@@ -1,0 +1,365 @@
+//! `sidehook.yaml` without its webhooks: from a checked tree to [`Settings`]. Does no I/O of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::decode::{Decoder, Fields};
+use super::model::{Admin, Conversations, Egress, Listen, OutboxSettings, Settings, Source};
+use super::shape;
+use super::values;
+use super::yaml::{Key, Node};
+use crate::limits;
+use crate::rules::ScriptLimits;
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// The settings, and what only the load needs.
+pub struct Decoded {
+    /// The settings.
+    pub settings: Settings,
+    /// `limits.script_operations`, `limits.script_time`
+    pub script_limits: ScriptLimits,
+    /// `rules_dir`
+    pub rules_dir: PathBuf,
+    /// Whether `rules_dir` was written, so that it must be there; and where.
+    pub rules_dir_node: Option<super::yaml::Span>,
+    /// The values of `rules_env`.
+    pub rules_env: BTreeMap<String, String>,
+}
+
+/// Reads the settings of the root mapping.
+pub fn decode(d: &mut Decoder<'_>, root: &Fields<'_>) -> Decoded {
+    let day = (Duration::ZERO, YEARS);
+    let sources = sources(d, root);
+    let (outbox_path, outbox) = outbox(d, root);
+    let conversations = conversations(d, root);
+    let admin = admin(d, root);
+    let egress = egress(d, root);
+    let (body_bytes, concurrency, script_limits) = bounds(d, root);
+    if let Some(node) = root.get("reload") {
+        // Its keys belong to a later version; a neutral value is accepted.
+        let _ = d.fields(node, &shape::RELOAD, None);
+    }
+    let _ = root.get("analyses");
+    let dedupe_window = root.duration(d, "dedupe_window", DAY, day);
+    let (shutdown_accept, shutdown_grace) = shutdown(d, root);
+    same_address(d, root, &sources, &admin);
+    let dir = root.get("rules_dir").and_then(|node| d.text(node).map(|text| (node.span, text)));
+    let rules_dir = d.locate(dir.as_ref().map_or("rules", |(_, text)| text.as_str()));
+    Decoded {
+        script_limits,
+        rules_dir,
+        rules_dir_node: dir.map(|(span, _)| span),
+        rules_env: rules_env(d, root),
+        settings: Settings {
+            sources,
+            dedupe_window,
+            outbox_path,
+            outbox,
+            conversations,
+            admin,
+            egress,
+            body_bytes,
+            concurrency,
+            run_tests: false,
+            shutdown_accept,
+            shutdown_grace,
+        },
+    }
+}
+
+fn default_source() -> Source {
+    let listen = Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 7070)));
+    Source::Http { listen, token: None, namespace: Arc::from("") }
+}
+
+fn sources(d: &mut Decoder<'_>, root: &Fields<'_>) -> BTreeMap<String, Source> {
+    let Some(node) = root.get("sources") else {
+        return BTreeMap::from([("events".to_owned(), default_source())]);
+    };
+    let mut out = BTreeMap::new();
+    let entries = d.map(node).unwrap_or_default();
+    if entries.is_empty() {
+        let help = "name one: {events: {type: http, listen: 127.0.0.1:7070}}, or leave `sources` out".to_owned();
+        d.problem(node.span, "without a source nothing comes in", Some(help));
+    }
+    for (key, node) in entries {
+        check_name(d, key, "source");
+        if let Some(source) = source(d, key, node) {
+            out.insert(key.text.clone(), source);
+        }
+    }
+    out
+}
+
+/// Checks a name that stands as a key.
+pub fn check_name(d: &mut Decoder<'_>, key: &Key, of: &str) {
+    if let Err(right) = values::name(&key.text) {
+        d.problem(key.span, format!("not a name for a {of}: {right}"), None);
+    }
+}
+
+fn source(d: &mut Decoder<'_>, key: &Key, node: &Node) -> Option<Source> {
+    // Which keys belong here, only `type` tells.
+    let kind = match &node.value {
+        super::yaml::Value::Map(entries) => entries.iter().find(|(k, _)| k.text == "type").map(|(_, v)| v),
+        _ => None,
+    };
+    let named = kind.and_then(|node| d.choice(node, &shape::SOURCE_TYPES));
+    let block = named.and_then(shape::source).unwrap_or(&shape::SOURCE_HTTP);
+    let fields = d.fields(node, block, None)?;
+    if kind.is_none() {
+        fields.require(d, "type", "`type: http`");
+        return None;
+    }
+    let name = named?;
+    if name != "http" {
+        let message = format!("known source type, not available in this version of sidehook: `{name}`");
+        d.problem(kind.map_or(node.span, |k| k.span), message, Some("use `type: http`".to_owned()));
+        return None;
+    }
+    let namespace = fields.get("namespace").and_then(|n| d.loose(n).map(|text| (n, text)));
+    if let Some((node, text)) = &namespace
+        && text.len() > limits::NAME_BYTES
+    {
+        d.problem(node.span, format!("a namespace is longer than {} bytes", limits::NAME_BYTES), None);
+    }
+    // Nothing infers an end in this version, so either value says the same.
+    let _ = fields.boolean(d, "infer_failure", true);
+    let token = fields.get("token").and_then(|n| d.secret(n));
+    let listen = fields.require(d, "listen", "`listen: 127.0.0.1:7070`").and_then(|n| listen(d, n))?;
+    if token.is_none() && !is_local(&listen) && fields.get("token").is_none() {
+        d.warnings.push(format!(
+            "source {}: {listen} can be reached from other machines and asks for no token; whoever reaches it can send events",
+            key.text
+        ));
+    }
+    Some(Source::Http { listen, token, namespace: Arc::from(namespace.map(|(_, t)| t).unwrap_or_default()) })
+}
+
+/// Whether only this machine can reach it.
+#[must_use]
+pub fn is_local(listen: &Listen) -> bool {
+    match listen {
+        Listen::Tcp(address) => address.ip().to_canonical().is_loopback(),
+        Listen::Unix(_) => true,
+    }
+}
+
+fn listen(d: &mut Decoder<'_>, node: &Node) -> Option<Listen> {
+    let text = d.loose(node)?;
+    if let Some(path) = text.strip_prefix("unix:") {
+        let path = d.locate(path.strip_prefix("//").unwrap_or(path));
+        // sockaddr_un holds 108 bytes, the last of them a zero.
+        if path.as_os_str().len() > 107 || text.len() <= "unix:".len() {
+            let help = Some("write unix:/path, with a path of at most 107 bytes".to_owned());
+            d.problem(node.span, format!("{} is no path for a unix socket", d.quote(node)), help);
+            return None;
+        }
+        return Some(Listen::Unix(path));
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Some(Listen::Tcp(address));
+    }
+    let right = "write IP:PORT or unix:/path".to_owned();
+    let help = if d.quote(node).contains(super::mask::STARS) {
+        right
+    } else if let Some(port) = text.strip_prefix("localhost:") {
+        format!("write 127.0.0.1:{port}")
+    } else if let Some(port) = text.strip_prefix("*:").or_else(|| text.strip_prefix(':')) {
+        format!("write 127.0.0.1:{port} for this machine only, or 0.0.0.0:{port} for all")
+    } else if text.parse::<u16>().is_ok() {
+        format!("write 127.0.0.1:{text}")
+    } else if text.parse::<std::net::IpAddr>().is_ok() {
+        "add a port: 127.0.0.1:7070, or \"[::1]:7070\" in quotes".to_owned()
+    } else if text.contains("://") {
+        format!("{right}, without a scheme")
+    } else {
+        right
+    };
+    d.problem(node.span, format!("{} is no address to listen on", d.quote(node)), Some(help));
+    None
+}
+
+fn outbox(d: &mut Decoder<'_>, root: &Fields<'_>) -> (PathBuf, OutboxSettings) {
+    let mut out = OutboxSettings {
+        max_bytes: 1 << 30,
+        drop_oldest_begin: false,
+        retain_delivered: DAY,
+        retain_dead: 30 * DAY,
+        retain_events: Duration::ZERO,
+        retain_bodies: false,
+    };
+    let mut path = d.locate("data");
+    let Some(fields) = root.get("outbox").and_then(|node| d.fields(node, &shape::OUTBOX, None)) else {
+        return (path, out);
+    };
+    if let Some(text) = fields.get("path").and_then(|node| d.text(node)) {
+        path = d.locate(&text);
+    }
+    if let Some(node) = fields.get("max_bytes")
+        && let Some(bytes) = d.size(node)
+    {
+        // Below this the store's own pages and its reserve would not fit.
+        if bytes < limits::OUTBOX_LEAST_BYTES {
+            let help = format!("write at least {}", values::show_size(limits::OUTBOX_LEAST_BYTES));
+            d.problem(node.span, format!("{} is too small for an outbox", d.quote(node)), Some(help));
+        }
+        out.max_bytes = bytes;
+    }
+    out.drop_oldest_begin = fields.choice(d, "when_full", "reject") == "drop_oldest_begin";
+    if let Some(retain) = fields.get("retain").and_then(|node| d.fields(node, &shape::RETAIN, None)) {
+        let any = (Duration::ZERO, YEARS);
+        out.retain_delivered = retain.duration(d, "delivered", out.retain_delivered, any);
+        out.retain_dead = retain.duration(d, "dead", out.retain_dead, any);
+        out.retain_events = retain.duration(d, "events", out.retain_events, any);
+        out.retain_bodies = retain.boolean(d, "bodies", false);
+    }
+    (path, out)
+}
+
+fn conversations(d: &mut Decoder<'_>, root: &Fields<'_>) -> Conversations {
+    let mut out = Conversations { durable: true, retain: HOUR, max_open_age: 7 * DAY };
+    let Some(fields) = root.get("conversations").and_then(|node| d.fields(node, &shape::CONVERSATIONS, None)) else {
+        return out;
+    };
+    out.durable = fields.choice(d, "state", "durable") == "durable";
+    out.retain = fields.duration(d, "retain", out.retain, (Duration::ZERO, YEARS));
+    out.max_open_age = fields.duration(d, "max_open_age", out.max_open_age, (SECOND, YEARS));
+    out
+}
+
+fn admin(d: &mut Decoder<'_>, root: &Fields<'_>) -> Admin {
+    let mut out = Admin {
+        listen: Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 7071))),
+        token: None,
+        hosts: Vec::new(),
+    };
+    let Some(fields) = root.get("admin").and_then(|node| d.fields(node, &shape::ADMIN, None)) else { return out };
+    let node = fields.get("listen");
+    if let Some(listen) = node.and_then(|node| listen(d, node)) {
+        out.listen = listen;
+    }
+    out.token = fields.get("token").and_then(|n| d.secret(n));
+    if let Some(node) = node
+        && fields.get("token").is_none()
+        && !is_local(&out.listen)
+    {
+        let message = format!("{} can be reached from other machines, so `admin.token` is required", d.quote(node));
+        let help = "add `token: {env: ADMIN_TOKEN}`, or listen on 127.0.0.1".to_owned();
+        d.problem(node.span, message, Some(help));
+    }
+    if let Some(node) = fields.get("hosts") {
+        for item in d.list(node).unwrap_or_default() {
+            let Some(host) = d.text(item) else { continue };
+            if host.is_empty() || host.contains(['/', ' ', ':', '*']) {
+                let message = format!("{} is no host name", d.quote(item));
+                d.problem(item.span, message, Some("write a name such as sidehook.example.com, without port".to_owned()));
+            }
+            out.hosts.push(host);
+        }
+    }
+    out
+}
+
+fn egress(d: &mut Decoder<'_>, root: &Fields<'_>) -> Egress {
+    let mut out = Egress::default();
+    let Some(fields) = root.get("egress").and_then(|node| d.fields(node, &shape::EGRESS, None)) else { return out };
+    out.allow_http = fields.boolean(d, "allow_http", false);
+    let (deny, allow) = (fields.get("deny"), fields.get("allow"));
+    out.deny = deny.map(|node| networks(d, node)).unwrap_or_default();
+    out.allow = allow.map(|node| networks(d, node)).unwrap_or_default();
+    out
+}
+
+fn networks(d: &mut Decoder<'_>, node: &Node) -> Vec<ipnet::IpNet> {
+    let mut out = Vec::new();
+    for item in d.list(node).unwrap_or_default() {
+        let Some(text) = d.text(item) else { continue };
+        let parsed = text.parse::<ipnet::IpNet>().or_else(|e| text.parse::<std::net::IpAddr>().map(Into::into).map_err(|_| e));
+        match parsed {
+            Ok(net) if net.trunc() == net => out.push(net),
+            Ok(net) => {
+                let message = format!("{} has bits set behind its prefix", d.quote(item));
+                d.problem(item.span, message, Some(format!("write {} or {}/{}", net.trunc(), net.addr(), net.max_prefix_len())));
+            }
+            Err(_) => {
+                let help = "write a network such as 10.0.0.0/8 or \"fd00::/8\", or one address; names are not resolved here";
+                d.problem(item.span, format!("{} is no network", d.quote(item)), Some(help.to_owned()));
+            }
+        }
+    }
+    out
+}
+
+fn bounds(d: &mut Decoder<'_>, root: &Fields<'_>) -> (u64, usize, ScriptLimits) {
+    let mut body = limits::DEFAULT_BODY_BYTES;
+    let mut concurrency = limits::DEFAULT_CONCURRENCY;
+    let mut scripts =
+        ScriptLimits { operations: limits::DEFAULT_SCRIPT_OPERATIONS, time: limits::DEFAULT_SCRIPT_TIME };
+    let Some(fields) = root.get("limits").and_then(|node| d.fields(node, &shape::LIMITS, None)) else {
+        return (body, concurrency, scripts);
+    };
+    if let Some(node) = fields.get("body")
+        && let Some(bytes) = d.size(node)
+    {
+        if !(1024..=limits::MOST_BODY_BYTES).contains(&bytes) {
+            let help = format!("write 1KiB to {}", values::show_size(limits::MOST_BODY_BYTES));
+            d.problem(node.span, format!("{} is out of bounds", d.quote(node)), Some(help));
+        }
+        body = bytes;
+    }
+    let number = fields.integer(d, "concurrency", i64::try_from(concurrency).unwrap_or(i64::MAX));
+    concurrency = usize::try_from(number).unwrap_or(concurrency);
+    let operations = fields.integer(d, "script_operations", i64::try_from(scripts.operations).unwrap_or(i64::MAX));
+    scripts.operations = u64::try_from(operations).unwrap_or(scripts.operations);
+    let bounds = (Duration::from_millis(1), Duration::from_secs(10));
+    scripts.time = fields.duration(d, "script_time", scripts.time, bounds);
+    (body, concurrency, scripts)
+}
+
+fn shutdown(d: &mut Decoder<'_>, root: &Fields<'_>) -> (Duration, Duration) {
+    let (accept, grace) = (5 * SECOND, 20 * SECOND);
+    let Some(fields) = root.get("shutdown").and_then(|node| d.fields(node, &shape::SHUTDOWN, None)) else {
+        return (accept, grace);
+    };
+    let bounds = (Duration::ZERO, HOUR);
+    (fields.duration(d, "accept", accept, bounds), fields.duration(d, "grace", grace, bounds))
+}
+
+fn rules_env(d: &mut Decoder<'_>, root: &Fields<'_>) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    let Some(node) = root.get("rules_env") else { return out };
+    for item in d.list(node).unwrap_or_default() {
+        let Some(name) = d.text(item) else { continue };
+        match (d.env)(&name) {
+            Some(value) => drop(out.insert(name, value)),
+            None => {
+                let message = format!("the variable {} is not set", d.quote(item));
+                d.problem(item.span, message, Some("set it, or take it off the list".to_owned()));
+            }
+        }
+    }
+    out
+}
+
+/// Two listeners cannot share an address.
+fn same_address(d: &mut Decoder<'_>, root: &Fields<'_>, sources: &BTreeMap<String, Source>, admin: &Admin) {
+    let mut seen = BTreeSet::new();
+    let mut named = vec![("admin".to_owned(), &admin.listen)];
+    named.extend(sources.iter().map(|(name, Source::Http { listen, .. })| (format!("source {name}"), listen)));
+    for (name, listen) in named {
+        let any_port = matches!(listen, Listen::Tcp(address) if address.port() == 0);
+        if !any_port && !seen.insert(listen.to_string()) {
+            let span = root.get("sources").or(root.get("admin")).map_or(root.span, |node| node.span);
+            let message = format!("{name} listens on {listen}, and so does another listener");
+            d.problem(span, message, Some("give each its own port".to_owned()));
+        }
+    }
+}

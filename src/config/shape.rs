@@ -1,0 +1,453 @@
+//! Every key that a configuration may hold, in one table: its kind, its default, what it is for. Decoders, the masking
+//! of shown lines and the JSON Schema all read this table, so that none of them can know a key the others do not.
+
+/// What a key's value is.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// Text.
+    Text,
+    /// `true` or `false`.
+    Bool,
+    /// A whole number within bounds.
+    Integer(i64, i64),
+    /// A number within bounds.
+    Number(f64, f64),
+    /// `50ms`, `15s`, `5m`, `24h`, `7d`.
+    Duration,
+    /// `8MiB`, `1GiB`.
+    Size,
+    /// `50/s`, `100/m`, `10/h`.
+    Rate,
+    /// A literal, `{env: NAME}` or `{file: PATH}`.
+    Secret,
+    /// Text that is shown to nobody: a header's value.
+    Hidden,
+    /// A path, relative to the config directory.
+    Path,
+    /// An `https://` (or `http://`) URL.
+    Url,
+    /// `IP:PORT` or `unix:/path`.
+    Listen,
+    /// A network such as `10.0.0.0/8`.
+    Network,
+    /// A status such as `429` or `5xx`.
+    Status,
+    /// A selector such as `analysis.sentiment`, or `{value: …}`.
+    Selector,
+    /// `1.2` or `1.3`, quoted or not.
+    TlsVersion,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// Null.
+    Null,
+    /// Any value.
+    Any,
+    /// A list of one kind.
+    List(&'static Kind),
+    /// A mapping with free keys.
+    Map(&'static Kind),
+    /// A mapping with these keys.
+    Block(&'static Block),
+    /// A source: its keys depend on `type`.
+    Source,
+    /// One of several kinds.
+    Either(&'static [Kind]),
+}
+
+/// A mapping with known keys.
+#[derive(Debug)]
+pub struct Block {
+    /// Its name in the schema and in messages.
+    pub name: &'static str,
+    /// Its keys.
+    pub keys: &'static [Key],
+}
+
+/// A key.
+#[derive(Debug)]
+pub struct Key {
+    /// As written.
+    pub name: &'static str,
+    /// What its value is.
+    pub kind: Kind,
+    /// Whether it must be there.
+    pub required: bool,
+    /// Whether it is known but not available in this version.
+    pub later: bool,
+    /// Its default, as JSON; empty when there is none to show.
+    pub default: &'static str,
+    /// One line for an editor.
+    pub doc: &'static str,
+}
+
+impl Block {
+    /// A key by its name.
+    #[must_use]
+    pub fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+}
+
+const fn key(name: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
+    Key { name, kind, required: false, later: false, default, doc }
+}
+
+const fn required(name: &'static str, kind: Kind, doc: &'static str) -> Key {
+    Key { name, kind, required: true, later: false, default: "", doc }
+}
+
+const fn later(name: &'static str, kind: Kind, doc: &'static str) -> Key {
+    Key { name, kind, required: false, later: true, default: "", doc }
+}
+
+/// `sidehook.yaml`.
+pub static ROOT: Block = Block {
+    name: "sidehook",
+    keys: &[
+        key("sources", Kind::Map(&Kind::Source), "", "Where events come in, by name. Default: events on 127.0.0.1:7070."),
+        key("webhooks", Kind::Map(&Kind::Block(&WEBHOOK)), "{}", "Webhooks by name; or one file each in webhooks/."),
+        key("rules_dir", Kind::Path, "\"rules\"", "Folder of the Rhai scripts."),
+        key("rules_env", Kind::List(&Kind::Text), "[]", "Environment variables that env() may read."),
+        key("dedupe_window", Kind::Duration, "\"24h\"", "How long an event's id is remembered."),
+        later("analyses", Kind::List(&Kind::Block(&ANALYSIS)), "HTTP calls made at a conversation's end."),
+        key("outbox", Kind::Block(&OUTBOX), "", "Where deliveries are kept until they are done."),
+        key("conversations", Kind::Block(&CONVERSATIONS), "", "How conversation state is kept."),
+        key("admin", Kind::Block(&ADMIN), "", "Health, metrics and API."),
+        key("defaults", Kind::Block(&WEBHOOK), "{}", "Any webhook key; a webhook's own key replaces it whole."),
+        key("egress", Kind::Block(&EGRESS), "", "Where sidehook may send."),
+        key("limits", Kind::Block(&LIMITS), "", "Bounds of bodies, attempts and scripts."),
+        key("reload", Kind::Block(&RELOAD), "", "What a reload checks."),
+        key("shutdown", Kind::Block(&SHUTDOWN), "", "How long an orderly end takes."),
+    ],
+};
+
+/// One webhook.
+pub static WEBHOOK: Block = Block {
+    name: "webhook",
+    keys: &[
+        key("description", Kind::Text, "", "For people."),
+        required("url", Kind::Url, "Where it is sent."),
+        key("method", Kind::Choice(&["POST", "PUT", "PATCH", "GET"]), "\"POST\"", "JSON body; GET has params in the query."),
+        required("events", Kind::List(&Kind::Text), "Event types, exact or as globs: conversation.*"),
+        key("enabled", Kind::Bool, "true", "Whether it matches events."),
+        key("headers", Kind::Map(&Kind::Hidden), "{}", "Request headers. Values are never shown."),
+        key("params", Kind::Map(&Kind::Selector), "", "Payload key to selector. Default: event and data."),
+        key("missing", Kind::Either(&[Kind::Choice(&["omit", "null", "error"]), Kind::Null]), "\"omit\"", "What a missing entry becomes."),
+        key("when", Kind::Text, "", "A Rhai expression; false sends nothing."),
+        key("rule", Kind::Path, "", "A Rhai script under rules_dir."),
+        key("wait_for", Kind::Block(&WAIT_FOR), "", "Hold an end event until late analysis is there."),
+        required("signing", Kind::Block(&SIGNING), "How requests are signed; `scheme: none` must be written."),
+        key("timeout", Kind::Duration, "\"15s\"", "One whole attempt, body included."),
+        key("retry", Kind::Block(&RETRY), "", "When failed attempts are repeated."),
+        key("ordering", Kind::Choice(&["conversation", "none"]), "\"conversation\"", "Whether a conversation's deliveries keep their order."),
+        key("concurrency", Kind::Integer(1, 10_000), "16", "Attempts in flight."),
+        key("rate_limit", Kind::Rate, "", "Attempts per time; bursts up to one second's worth."),
+        key("priority", Kind::Integer(-1_000_000, 1_000_000), "0", "Lower goes first when webhooks wait for limits.concurrency."),
+        key("on_rule_error", Kind::Choice(&["dead_letter", "skip", "send_params"]), "\"dead_letter\"", "What follows from a failing rule."),
+        key("format", Kind::Choice(&["json", "cloudevents"]), "\"json\"", "Shape of the body."),
+        key("tls", Kind::Block(&TLS), "", "Certificates of this destination."),
+        later("auth", Kind::Block(&AUTH), "How sidehook authenticates itself."),
+        key("breaker", Kind::Block(&BREAKER), "", "When a failing destination is left alone for a while."),
+    ],
+};
+
+/// `wait_for`.
+pub static WAIT_FOR: Block = Block {
+    name: "wait_for",
+    keys: &[
+        required("analysis", Kind::List(&Kind::Text), "Names that must all be there."),
+        key("timeout", Kind::Duration, "\"60s\"", "Longest wait."),
+    ],
+};
+
+/// `signing`.
+pub static SIGNING: Block = Block {
+    name: "signing",
+    keys: &[
+        required("scheme", Kind::Choice(&["standard", "none", "hmac"]), "Standard Webhooks, nothing, or a template."),
+        key("secrets", Kind::List(&Kind::Secret), "", "The first signs as the current one; the others as well."),
+        key("header", Kind::Text, "", "hmac: the signature's header."),
+        key("algorithm", Kind::Choice(&["sha256", "sha512"]), "\"sha256\"", "hmac: the hash."),
+        key("encoding", Kind::Choice(&["hex", "base64"]), "\"hex\"", "hmac: how the signature is written."),
+        key("template", Kind::Text, "\"{signature}\"", "hmac: the header's value; {timestamp} and {signature} are replaced."),
+        key("content", Kind::Text, "\"{body}\"", "hmac: what is signed; {id}, {timestamp} and {body} are replaced."),
+    ],
+};
+
+/// `retry`.
+pub static RETRY: Block = Block {
+    name: "retry",
+    keys: &[
+        key("schedule", Kind::Either(&[Kind::List(&Kind::Duration), Kind::Block(&BACKOFF)]), "[\"5s\",\"5m\",\"30m\",\"2h\",\"5h\",\"10h\",\"10h\"]", "A delay per retry, or an exponential one."),
+        key("jitter", Kind::Number(0.0, 1.0), "0.2", "Spread around each delay."),
+        key("statuses", Kind::List(&Kind::Status), "[408,409,425,429,\"5xx\"]", "Statuses that are retried."),
+    ],
+};
+
+/// `retry.schedule` as a formula.
+pub static BACKOFF: Block = Block {
+    name: "backoff",
+    keys: &[
+        key("initial", Kind::Duration, "\"2s\"", "First delay."),
+        key("factor", Kind::Number(1.0, 100.0), "2", "Multiplier."),
+        key("max", Kind::Duration, "\"1h\"", "Longest delay."),
+        key("attempts", Kind::Integer(1, 100), "10", "Attempts in all, the first included."),
+    ],
+};
+
+/// `tls`.
+pub static TLS: Block = Block {
+    name: "tls",
+    keys: &[
+        key("ca_file", Kind::Path, "", "PEM certificates that are trusted beside the built-in ones."),
+        key("client_cert_file", Kind::Path, "", "PEM certificate chain, leaf first."),
+        key("client_key_file", Kind::Path, "", "PEM private key of that certificate."),
+        key("server_name", Kind::Text, "", "Name to verify instead of the URL's host."),
+        key("min_version", Kind::TlsVersion, "\"1.2\"", "Oldest TLS version."),
+    ],
+};
+
+/// `auth`.
+pub static AUTH: Block =
+    Block { name: "auth", keys: &[later("oauth2", Kind::Block(&OAUTH2), "Client credentials.")] };
+
+/// `auth.oauth2`.
+pub static OAUTH2: Block = Block {
+    name: "oauth2",
+    keys: &[
+        later("token_url", Kind::Url, "Where tokens come from."),
+        later("client_id", Kind::Text, "Who asks."),
+        later("client_secret", Kind::Secret, "Its secret."),
+        later("scopes", Kind::List(&Kind::Text), "What is asked for."),
+    ],
+};
+
+/// `breaker`.
+pub static BREAKER: Block = Block {
+    name: "breaker",
+    keys: &[
+        key("failures", Kind::Integer(1, 1_000_000), "10", "Failures in a row that open it."),
+        key("open_for", Kind::Duration, "\"30s\"", "How long it stays open before one probe."),
+    ],
+};
+
+/// One of `analyses`.
+pub static ANALYSIS: Block = Block {
+    name: "analysis",
+    keys: &[
+        later("name", Kind::Text, "Its name under analysis."),
+        later("url", Kind::Url, "What is called."),
+        later("params", Kind::Map(&Kind::Selector), "Request body."),
+        later("headers", Kind::Map(&Kind::Hidden), "Request headers."),
+        later("timeout", Kind::Duration, "Longest wait."),
+        later("tls", Kind::Block(&TLS), "Certificates."),
+        later("auth", Kind::Block(&AUTH), "Authentication."),
+    ],
+};
+
+/// `outbox`.
+pub static OUTBOX: Block = Block {
+    name: "outbox",
+    keys: &[
+        key("path", Kind::Path, "\"data\"", "Directory of the store."),
+        key("max_bytes", Kind::Size, "\"1GiB\"", "Size limit."),
+        key("when_full", Kind::Choice(&["reject", "drop_oldest_begin"]), "\"reject\"", "What happens at the size limit."),
+        key("retain", Kind::Block(&RETAIN), "", "How long what is done is kept."),
+        later("encryption_key", Kind::Secret, "Seals what is stored."),
+        later("backend", Kind::Choice(&["nats"]), "Another store than the embedded one."),
+        later("servers", Kind::List(&Kind::Text), "nats: its servers."),
+        later("stream", Kind::Text, "nats: its stream."),
+    ],
+};
+
+/// `outbox.retain`.
+pub static RETAIN: Block = Block {
+    name: "retain",
+    keys: &[
+        key("delivered", Kind::Duration, "\"24h\"", "History of what was delivered."),
+        key("dead", Kind::Duration, "\"30d\"", "Dead letters."),
+        key("events", Kind::Duration, "\"0s\"", "Raw events, for rendering them again; 0s keeps none."),
+        key("bodies", Kind::Bool, "false", "Whether payloads stay after delivery."),
+    ],
+};
+
+/// `conversations`.
+pub static CONVERSATIONS: Block = Block {
+    name: "conversations",
+    keys: &[
+        key("state", Kind::Choice(&["durable", "memory"]), "\"durable\"", "Whether state outlives a restart."),
+        key("retain", Kind::Duration, "\"1h\"", "How long state is kept after the end."),
+        later("idle_timeout", Kind::Either(&[Kind::Duration, Kind::Null]), "When an idle conversation counts as failed."),
+        key("max_open_age", Kind::Duration, "\"7d\"", "When an open conversation's state is given up."),
+    ],
+};
+
+/// `admin`.
+pub static ADMIN: Block = Block {
+    name: "admin",
+    keys: &[
+        key("listen", Kind::Listen, "\"127.0.0.1:7071\"", "Where it listens."),
+        key("token", Kind::Secret, "", "Bearer token; required unless it listens on loopback."),
+        key("hosts", Kind::List(&Kind::Text), "[]", "Further host names that requests may be made to."),
+        later("write", Kind::Bool, "Whether the API may edit webhook files."),
+    ],
+};
+
+/// `egress`.
+pub static EGRESS: Block = Block {
+    name: "egress",
+    keys: &[
+        key("allow_http", Kind::Bool, "false", "Whether http:// destinations are allowed."),
+        key("deny", Kind::List(&Kind::Network), "[]", "Networks that are never dialled, beside the built-in ones."),
+        key("allow", Kind::List(&Kind::Network), "[]", "Exceptions to deny and to the built-in list."),
+        later("proxy", Kind::Either(&[Kind::Url, Kind::Null]), "A proxy for what is sent."),
+        later("no_proxy", Kind::List(&Kind::Text), "Destinations that do not go through the proxy."),
+    ],
+};
+
+/// `limits`.
+pub static LIMITS: Block = Block {
+    name: "limits",
+    keys: &[
+        key("body", Kind::Size, "\"8MiB\"", "Largest request that is read."),
+        key("concurrency", Kind::Integer(1, 100_000), "256", "Attempts in flight, all webhooks together."),
+        key("script_operations", Kind::Integer(1_000, 1_000_000_000), "200000", "Operations a script call may take."),
+        key("script_time", Kind::Duration, "\"50ms\"", "Time a script call may take."),
+    ],
+};
+
+/// `reload`.
+pub static RELOAD: Block = Block {
+    name: "reload",
+    keys: &[
+        later("run_tests", Kind::Bool, "Whether the rules' tests must pass."),
+        later("canary", Kind::Integer(0, 10_000), "Recent kept events that must still render."),
+    ],
+};
+
+/// `shutdown`.
+pub static SHUTDOWN: Block = Block {
+    name: "shutdown",
+    keys: &[
+        key("accept", Kind::Duration, "\"5s\"", "How long events are still accepted."),
+        key("grace", Kind::Duration, "\"20s\"", "How long attempts in flight may finish."),
+    ],
+};
+
+/// Types of sources, the available one first.
+pub static SOURCE_TYPES: [&str; 8] = ["http", "proxy", "stdin", "unix", "file", "exec", "sse", "nats"];
+
+macro_rules! source {
+    ($static:ident, $name:literal, [$($own:expr),* $(,)?]) => {
+        /// Keys of this type of source.
+        pub static $static: Block = Block {
+            name: $name,
+            keys: &[
+                required("type", Kind::Choice(&SOURCE_TYPES), "What kind of source it is."),
+                key("namespace", Kind::Text, "\"\"", "Keeps ids of several assistants apart."),
+                key("infer_failure", Kind::Bool, "true", "Whether an end that nobody reports is inferred."),
+                later("adapter", Kind::Path, "A rule that makes events of messages."),
+                later("verify", Kind::Any, "How inbound signatures are checked."),
+                $($own),*
+            ],
+        };
+    };
+}
+
+source!(SOURCE_HTTP, "source_http", [
+    required("listen", Kind::Listen, "Where it listens."),
+    key("token", Kind::Secret, "", "Bearer token that senders must show."),
+]);
+source!(SOURCE_PROXY, "source_proxy", [
+    later("listen", Kind::Listen, "Where it listens."),
+    later("upstream", Kind::Url, "The assistant."),
+    later("taps", Kind::List(&Kind::Block(&TAP)), "What is read along."),
+]);
+source!(SOURCE_STDIN, "source_stdin", []);
+source!(SOURCE_UNIX, "source_unix", [later("listen", Kind::Listen, "Where it listens.")]);
+source!(SOURCE_FILE, "source_file", [later("path", Kind::Path, "The file that is followed.")]);
+source!(SOURCE_EXEC, "source_exec", [
+    later("command", Kind::List(&Kind::Text), "The assistant's program and its arguments."),
+    later("env", Kind::Map(&Kind::Hidden), "Its environment."),
+    later("cwd", Kind::Path, "Its working directory."),
+    later("on_overflow", Kind::Choice(&["drop", "block"]), "What happens when the outbox is full."),
+]);
+source!(SOURCE_SSE, "source_sse", [
+    later("url", Kind::Url, "The stream."),
+    later("headers", Kind::Map(&Kind::Hidden), "Request headers."),
+]);
+source!(SOURCE_NATS, "source_nats", [
+    later("servers", Kind::List(&Kind::Text), "Servers."),
+    later("stream", Kind::Text, "The stream."),
+    later("consumer", Kind::Text, "The durable consumer."),
+]);
+
+/// One of `taps`.
+pub static TAP: Block = Block {
+    name: "tap",
+    keys: &[
+        later("path", Kind::Text, "Path, may hold `*`."),
+        later("method", Kind::Text, "Method."),
+        later("read", Kind::Choice(&["request", "response", "both"]), "Which side is read."),
+        later("format", Kind::Choice(&["json", "ndjson", "sse", "websocket"]), "What it is made of."),
+        later("adapter", Kind::Path, "A rule that makes events of messages."),
+        later("on_overflow", Kind::Choice(&["drop", "block"]), "What happens to what it cannot keep up with."),
+    ],
+};
+
+/// The keys of a source of this type.
+#[must_use]
+pub fn source(kind: &str) -> Option<&'static Block> {
+    Some(match kind {
+        "http" => &SOURCE_HTTP,
+        "proxy" => &SOURCE_PROXY,
+        "stdin" => &SOURCE_STDIN,
+        "unix" => &SOURCE_UNIX,
+        "file" => &SOURCE_FILE,
+        "exec" => &SOURCE_EXEC,
+        "sse" => &SOURCE_SSE,
+        "nats" => &SOURCE_NATS,
+        _ => return None,
+    })
+}
+
+/// What people write instead, from other tools and from habit, with the key they mean.
+#[must_use]
+pub fn meant(block: &Block, name: &str) -> Option<&'static str> {
+    let table: &[(&str, &str)] = match block.name {
+        "webhook" => &[
+            ("on", "events"),
+            ("event", "events"),
+            ("endpoint", "url"),
+            ("httpUrl", "url"),
+            ("httpMethod", "method"),
+            ("httpHeaders", "headers"),
+            ("httpBody", "params"),
+            ("assistantEvents", "events"),
+            ("body", "params"),
+            ("payload", "params"),
+            ("filter", "when"),
+            ("if", "when"),
+            ("script", "rule"),
+            ("transform", "rule"),
+            ("secret", "signing"),
+            ("secrets", "signing"),
+            ("retries", "retry"),
+            ("maxRetryCount", "retry"),
+            ("retryStatusCodes", "retry"),
+            ("timeoutSecond", "timeout"),
+            ("executionPriority", "priority"),
+            ("circuit_breaker", "breaker"),
+            ("disabled", "enabled"),
+            ("name", "description"),
+        ],
+        "signing" => &[("secret", "secrets"), ("key", "secrets"), ("type", "scheme")],
+        "sidehook" => &[("hooks", "webhooks"), ("rules", "rules_dir"), ("source", "sources"), ("storage", "outbox")],
+        "backoff" => &[("max_attempts", "attempts"), ("multiplier", "factor"), ("max_delay", "max")],
+        "retry" => &[("attempts", "schedule"), ("backoff", "schedule"), ("codes", "statuses"), ("max", "schedule")],
+        "tls" => &[("ca", "ca_file"), ("cert", "client_cert_file"), ("key", "client_key_file"), ("sni", "server_name")],
+        "admin" | "source_http" => &[("port", "listen"), ("address", "listen"), ("bind", "listen"), ("addr", "listen")],
+        _ => &[],
+    };
+    table.iter().find(|(from, _)| *from == name).map(|(_, to)| *to)
+}

@@ -1,0 +1,150 @@
+//! What becomes of one event for each webhook that wants it.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::clock::{Clock, Entropy, Timestamp};
+use crate::config::{Generation, Webhook};
+use crate::event::{Event, Json, Role};
+use crate::limits;
+use crate::outbox::{Decision, NewDelivery};
+use crate::rules::{OnRuleError, Outcome, Payload, RuleError};
+use crate::telemetry::ingest::RuleFailed;
+
+/// Evaluates rules away from the threads that serve connections, a bounded number at a time.
+pub(super) struct Decider {
+    scripts: Arc<Semaphore>,
+    clock: Clock,
+    entropy: Entropy,
+}
+
+impl Decider {
+    pub fn new(clock: Clock, entropy: Entropy) -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Self { scripts: Arc::new(Semaphore::new(cores)), clock, entropy }
+    }
+
+    /// Decides `event` for every webhook of `generation` that wants it, in order of name.
+    pub async fn decide(&self, event: &Event, generation: &Generation) -> Vec<(Arc<str>, Decision)> {
+        let wanting = generation.webhooks.values().filter(|w| w.enabled && w.events.matches(&event.kind));
+        let mut decisions = Vec::new();
+        let mut now_due = Vec::new();
+        for webhook in wanting {
+            match waits_until(webhook, event) {
+                Some(deadline) => {
+                    let ordered = webhook.ordered && event.conversation.is_some();
+                    decisions.push((Arc::clone(&webhook.name), Decision::Waiting { deadline, ordered }));
+                }
+                None => now_due.push(Arc::clone(webhook)),
+            }
+        }
+        decisions.extend(self.render(event, now_due).await);
+        decisions
+    }
+
+    /// Renders `event` for these webhooks now.
+    pub async fn render(&self, event: &Event, webhooks: Vec<Arc<Webhook>>) -> Vec<(Arc<str>, Decision)> {
+        let (scripted, plain): (Vec<_>, Vec<_>) = webhooks.into_iter().partition(|w| w.program.runs_scripts());
+        let mut outcomes: Vec<_> = plain.into_iter().map(|w| (w.program.evaluate(event, None), w)).collect();
+        if !scripted.is_empty() {
+            // The semaphore is never closed.
+            let permit = Arc::clone(&self.scripts).acquire_owned().await.ok();
+            let job = {
+                let event = event.clone();
+                let scripted = scripted.clone();
+                move || {
+                    let _permit = permit;
+                    scripted.into_iter().map(|w| (w.program.evaluate(&event, None), w)).collect::<Vec<_>>()
+                }
+            };
+            match tokio::task::spawn_blocking(job).await {
+                Ok(decided) => outcomes.extend(decided),
+                Err(error) => outcomes.extend(scripted.into_iter().map(|w| (broken(&error), w))),
+            }
+        }
+        outcomes.into_iter().map(|(outcome, webhook)| self.decision(event, &webhook, outcome)).collect()
+    }
+
+    fn decision(&self, event: &Event, webhook: &Webhook, outcome: Outcome) -> (Arc<str>, Decision) {
+        let decision = match outcome {
+            Outcome::Filtered(_) => Decision::Filtered,
+            Outcome::Payloads(payloads) => {
+                Decision::Rendered(payloads.into_iter().map(|p| self.delivery(event, webhook, p)).collect())
+            }
+            Outcome::Failed { error, fallback } => {
+                let error = shown(&error);
+                RuleFailed { webhook: &webhook.name, event: &event.id, error: &error }.emit();
+                Decision::RuleFailed(match (webhook.program.on_rule_error, fallback) {
+                    (OnRuleError::Skip, _) => Vec::new(),
+                    (OnRuleError::SendParams, Some(payload)) => vec![self.delivery(event, webhook, payload)],
+                    (OnRuleError::DeadLetter | OnRuleError::SendParams, _) => {
+                        vec![self.dead_letter(event, webhook, &error)]
+                    }
+                })
+            }
+        };
+        (Arc::clone(&webhook.name), decision)
+    }
+
+    fn delivery(&self, event: &Event, webhook: &Webhook, payload: Payload) -> NewDelivery {
+        NewDelivery {
+            id: self.entropy.id("msg", self.clock.now()),
+            body: Some(payload.body),
+            headers: payload.headers,
+            ordered: webhook.ordered && event.conversation.is_some(),
+            dead: None,
+        }
+    }
+
+    fn dead_letter(&self, event: &Event, webhook: &Webhook, error: &str) -> NewDelivery {
+        NewDelivery {
+            id: self.entropy.id("msg", self.clock.now()),
+            body: None,
+            headers: Vec::new(),
+            ordered: webhook.ordered && event.conversation.is_some(),
+            dead: Some(clipped(&format!("rule_error: {error}"))),
+        }
+    }
+}
+
+/// Until when `webhook` waits for analysis before this event is rendered; `None` when it need not wait.
+fn waits_until(webhook: &Webhook, event: &Event) -> Option<Timestamp> {
+    let wait = webhook.wait_for.as_ref().filter(|_| Role::of(&event.kind) == Role::End)?;
+    (!has_all(&event.map("analysis"), &wait.analysis)).then(|| event.arrived.plus(wait.timeout))
+}
+
+/// Whether every name is there.
+pub(super) fn has_all(analysis: &Json, names: &[String]) -> bool {
+    names.iter().all(|name| analysis.get(name).is_some())
+}
+
+fn broken(error: &tokio::task::JoinError) -> Outcome {
+    let error = RuleError {
+        file: String::new(),
+        function: String::new(),
+        line: 0,
+        column: 0,
+        excerpt: Box::default(),
+        kind: "panic",
+        message: format!("the evaluation ended unexpectedly: {error}"),
+    };
+    Outcome::Failed { error, fallback: None }
+}
+
+fn shown(error: &RuleError) -> String {
+    let mut place = if error.file.is_empty() { "when".to_owned() } else { error.file.clone() };
+    if error.line > 0 {
+        place = format!("{place}:{}:{}", error.line, error.column);
+    }
+    let function = if error.function.is_empty() { String::new() } else { format!(" in {}", error.function) };
+    format!("{place}{function}: {}", error.message)
+}
+
+fn clipped(text: &str) -> String {
+    let mut end = limits::REASON_BYTES.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}

@@ -1,0 +1,352 @@
+//! From checked items to a durable commit: conversation state is read and changed, every webhook that wants the event
+//! gets its decision, and all of it is stored in one batch before the sender is answered. Opens no connection and
+//! attempts no delivery.
+
+mod decide;
+mod locks;
+mod states;
+mod waits;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, Entropy, Timestamp};
+use crate::config::Generation;
+use crate::config::model;
+use crate::event::{Identity, Incoming, Role, Stamp, State};
+use crate::outbox::{
+    Arrival, Batch, CommitError, ConversationKey, Decision, Dedupe, Outbox, OutboxError, Receipt, Seen,
+};
+use crate::source::{Accepted, HttpSettings, Items, Refusal, Sink};
+use crate::telemetry::ingest::{EventAccepted, NotDelivered};
+use decide::Decider;
+use locks::Locks;
+use states::{States, Working};
+use waits::Changed;
+
+/// Within this time the same bytes of a sender without ids are its retry, not a second event.
+const CONTENT_WINDOW: Duration = Duration::from_secs(60);
+/// How often a request is worked out anew when its conversation changed under it.
+const TRIES: usize = 3;
+
+/// The actor between sources and the outbox.
+pub struct Ingest {
+    outbox: Outbox,
+    generations: watch::Receiver<Arc<Generation>>,
+    clock: Clock,
+    entropy: Entropy,
+    decider: Decider,
+    locks: Locks,
+    states: States,
+    changed: Changed,
+    closed: CancellationToken,
+}
+
+/// One request being worked out against the state as it is now.
+struct Draft {
+    batch: Batch,
+    /// Per item: the id to answer, and whether it is known to be a copy before the commit says so.
+    ids: Vec<(String, bool)>,
+    /// Which item each arrival is.
+    items: Vec<usize>,
+    working: HashMap<ConversationKey, Working>,
+    /// Conversations whose stored messages some item has to see: a lifecycle event without a snapshot of its own.
+    needs_messages: HashSet<ConversationKey>,
+    analysis_changed: Vec<ConversationKey>,
+    any_waiting: bool,
+}
+
+impl Ingest {
+    /// `closed` is cancelled when intake ends.
+    #[must_use]
+    pub fn new(
+        outbox: Outbox,
+        generations: watch::Receiver<Arc<Generation>>,
+        clock: Clock,
+        entropy: Entropy,
+        closed: CancellationToken,
+    ) -> Self {
+        Self {
+            decider: Decider::new(clock.clone(), entropy.clone()),
+            outbox,
+            generations,
+            clock,
+            entropy,
+            locks: Locks::default(),
+            states: States::default(),
+            changed: Changed::default(),
+            closed,
+        }
+    }
+
+    async fn accept_items(&self, items: &Items) -> Result<Accepted, Refusal> {
+        let generation = Arc::clone(&self.generations.borrow());
+        let keys = items.items.iter().filter_map(|item| key_of(&items.namespace, item)).collect();
+        let _locks = self.locks.lock(keys).await;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut draft = self.draft(items, &generation).await.map_err(|e| unavailable(&e.to_string()))?;
+            let batch = std::mem::take(&mut draft.batch);
+            let counted: Vec<_> = batch
+                .arrivals
+                .iter()
+                .map(|a| a.decisions.iter().map(|(w, d)| (Arc::clone(w), fate(d))).collect::<Vec<_>>())
+                .collect();
+            if batch.arrivals.is_empty() {
+                return Ok(self.answer(items, draft, &Receipt::default(), &[]));
+            }
+            match self.outbox.commit(batch).await {
+                Ok(receipt) => {
+                    self.remember(&mut draft, &generation.settings.conversations);
+                    return Ok(self.answer(items, draft, &receipt, &counted));
+                }
+                Err(CommitError::Stale) if tries < TRIES => {}
+                Err(error) => return Err(refusal(&draft, error)),
+            }
+        }
+    }
+
+    /// Works out every item in order, each seeing what those before it did.
+    async fn draft(&self, items: &Items, generation: &Generation) -> Result<Draft, OutboxError> {
+        let now = self.clock.now();
+        let seen = self.seen(items, now).await?;
+        let mut draft = Draft {
+            batch: Batch::default(),
+            ids: Vec::with_capacity(items.items.len()),
+            items: Vec::new(),
+            working: HashMap::new(),
+            needs_messages: items
+                .items
+                .iter()
+                .filter(|item| needs_messages(item))
+                .filter_map(|item| key_of(&items.namespace, item))
+                .collect(),
+            analysis_changed: Vec::new(),
+            any_waiting: false,
+        };
+        let mut within: HashMap<[u8; 16], usize> = HashMap::new();
+        for (index, (item, seen)) in items.items.iter().zip(seen).enumerate() {
+            let key = item.dedupe_key(&items.namespace);
+            let fingerprint = item.fingerprint();
+            if let Some(seen) = seen.filter(|seen| seen.fingerprint == fingerprint) {
+                draft.ids.push((seen.event_id, true));
+                continue;
+            }
+            if let Some(first) = key.and_then(|key| within.get(&key)) {
+                if items.items[*first].fingerprint() == fingerprint {
+                    let id = draft.ids[*first].0.clone();
+                    draft.ids.push((id, true));
+                    continue;
+                }
+            }
+            let id: Arc<str> = match &item.id {
+                Some(id) => Arc::clone(id),
+                None => Arc::from(self.entropy.id("evt", now)),
+            };
+            draft.ids.push((id.to_string(), false));
+            draft.items.push(index);
+            if let Some(key) = key {
+                within.insert(key, index);
+            }
+            let dedupe = key.map(|key| Dedupe { key, fingerprint, until: now.plus(window(item, generation)) });
+            let stamp = Stamp {
+                namespace: Arc::clone(&items.namespace),
+                id,
+                arrived: now,
+                traceparent: items.traceparent.clone(),
+            };
+            let arrival = self.arrival(&mut draft, item, stamp, dedupe, generation).await?;
+            draft.batch.arrivals.push(arrival);
+        }
+        Ok(draft)
+    }
+
+    /// Looks copies up before the work is done. A single item need not be: the commit itself refuses a copy, whereas
+    /// a copy among several would change what those after it see.
+    async fn seen(&self, items: &Items, now: Timestamp) -> Result<Vec<Option<Seen>>, OutboxError> {
+        let mut seen = vec![None; items.items.len()];
+        if items.items.len() > 1 {
+            let keys: Vec<_> = items
+                .items
+                .iter()
+                .enumerate()
+                .filter_map(|(i, item)| Some((i, item.dedupe_key(&items.namespace)?)))
+                .collect();
+            let found = self.outbox.seen(keys.iter().map(|(_, key)| *key).collect(), now).await?;
+            for ((i, _), found) in keys.into_iter().zip(found) {
+                seen[i] = found;
+            }
+        }
+        Ok(seen)
+    }
+
+    async fn arrival(
+        &self,
+        draft: &mut Draft,
+        item: &Incoming,
+        stamp: Stamp,
+        dedupe: Option<Dedupe>,
+        generation: &Generation,
+    ) -> Result<Arrival, OutboxError> {
+        let settings = &generation.settings;
+        let durable = settings.conversations.durable;
+        let conversation = key_of(&stamp.namespace, item);
+        let mut change = None;
+        let mut event = None;
+        if let Some(key) = conversation.as_ref().filter(|_| item.role() != Role::Other) {
+            if !draft.working.contains_key(key) {
+                let messages = !durable || draft.needs_messages.contains(key);
+                let read = self.states.read(key, durable, messages, &self.outbox).await?;
+                draft.working.insert(key.clone(), read);
+            }
+            if let Some(working) = draft.working.get_mut(key) {
+                let changed = working.state.apply(item);
+                change = changed.as_ref().map(|c| working.follow(c, stamp.arrived)).filter(|_| durable);
+                let messages = needs_messages(item).then(|| working.messages());
+                event = Some(working.state.assemble(item, messages, stamp.clone()));
+                if item.maps[5].is_some() {
+                    draft.analysis_changed.push(key.clone());
+                }
+            }
+        }
+        let event = event.unwrap_or_else(|| State::default().assemble(item, None, stamp));
+        let decisions = self.decider.decide(&event, generation).await;
+        let waiting = decisions.iter().any(|(_, d)| matches!(d, Decision::Waiting { .. }));
+        draft.any_waiting |= waiting;
+        Ok(Arrival {
+            namespace: Arc::clone(&event.namespace),
+            event_id: Arc::clone(&event.id),
+            event_type: Arc::clone(&event.kind),
+            conversation,
+            arrived: event.arrived,
+            traceparent: event.traceparent.clone(),
+            dedupe,
+            change,
+            decisions,
+            waiting_body: waiting.then(|| event.to_stored()),
+            kept_body: (!settings.outbox.retain_events.is_zero()).then(|| event.to_stored()),
+        })
+    }
+
+    /// Takes the state that a commit made durable, or keeps it in memory where that is its only place.
+    fn remember(&self, draft: &mut Draft, settings: &model::Conversations) {
+        if !settings.durable {
+            let now = self.clock.now();
+            for (key, working) in draft.working.drain() {
+                self.states.keep(key, working, now, settings);
+            }
+        }
+        for key in draft.analysis_changed.drain(..) {
+            self.changed.add(key);
+        }
+        if draft.any_waiting {
+            self.changed.poke();
+        }
+    }
+
+    fn answer(&self, items: &Items, draft: Draft, receipt: &Receipt, fates: &[Vec<(Arc<str>, Fate)>]) -> Accepted {
+        let mut ids = draft.ids;
+        for ((item, duplicate), fates) in draft.items.iter().zip(&receipt.duplicates).zip(fates) {
+            match duplicate {
+                Some(first) => ids[*item] = (first.clone(), true),
+                None => {
+                    EventAccepted { source: &items.source, kind: &items.items[*item].kind }.emit();
+                    for (webhook, fate) in fates {
+                        fate.emit(webhook);
+                    }
+                }
+            }
+        }
+        let duplicates = ids.iter().filter(|(_, copy)| *copy).count();
+        Accepted { accepted: ids.len() - duplicates, duplicates, ids: ids.into_iter().map(|(id, _)| id).collect() }
+    }
+}
+
+impl Sink for Ingest {
+    async fn accept(&self, items: Items) -> Result<Accepted, Refusal> {
+        if self.closed.is_cancelled() {
+            return Err(unavailable("sidehook is ending"));
+        }
+        self.accept_items(&items).await
+    }
+
+    fn http_settings(&self, source: &str) -> HttpSettings {
+        let generation = self.generations.borrow();
+        let settings = &generation.settings;
+        let (token, namespace) = match settings.sources.get(source) {
+            Some(model::Source::Http { token, namespace, .. }) => (token.clone(), Arc::clone(namespace)),
+            None => (None, Arc::from("")),
+        };
+        HttpSettings { body_bytes: settings.body_bytes, token, namespace }
+    }
+}
+
+/// What the metrics say of a decision that leads to no delivery.
+#[derive(Clone, Copy)]
+enum Fate {
+    Delivery,
+    Filtered,
+    RuleFailed,
+}
+
+impl Fate {
+    fn emit(self, webhook: &str) {
+        match self {
+            Self::Delivery => {}
+            Self::Filtered => NotDelivered { webhook, outcome: "filtered" }.emit(),
+            Self::RuleFailed => NotDelivered { webhook, outcome: "rule_failed" }.emit(),
+        }
+    }
+}
+
+fn fate(decision: &Decision) -> Fate {
+    match decision {
+        Decision::Filtered => Fate::Filtered,
+        Decision::RuleFailed(_) => Fate::RuleFailed,
+        Decision::Rendered(_) | Decision::Waiting { .. } => Fate::Delivery,
+    }
+}
+
+fn count(webhook: &str, decision: &Decision) {
+    fate(decision).emit(webhook);
+}
+
+fn key_of(namespace: &Arc<str>, item: &Incoming) -> Option<ConversationKey> {
+    let id = item.conversation.as_ref()?;
+    Some(ConversationKey { namespace: Arc::clone(namespace), id: Arc::clone(id) })
+}
+
+fn needs_messages(item: &Incoming) -> bool {
+    item.role().is_lifecycle() && item.messages.is_none()
+}
+
+fn window(item: &Incoming, generation: &Generation) -> Duration {
+    match item.identity {
+        Identity::Content(_) => CONTENT_WINDOW,
+        _ => generation.settings.dedupe_window,
+    }
+}
+
+fn unavailable(detail: &str) -> Refusal {
+    Refusal::Unavailable { detail: detail.to_owned(), retry_after: Duration::from_secs(1) }
+}
+
+fn refusal(draft: &Draft, error: CommitError) -> Refusal {
+    let detail = error.to_string();
+    match error {
+        CommitError::IdConflict { index, event_id } => {
+            let index = draft.items.get(index).copied().unwrap_or(index);
+            let detail = format!(
+                "item {index}: the id {event_id:?} was already accepted with another type or conversation; nothing was stored"
+            );
+            Refusal::IdConflict { index, detail }
+        }
+        CommitError::Full { .. } => Refusal::Full { detail, retry_after: Duration::from_secs(5) },
+        CommitError::Stale | CommitError::Failed(_) | CommitError::Closed => unavailable(&detail),
+    }
+}

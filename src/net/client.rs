@@ -1,0 +1,159 @@
+//! One destination's HTTP client: pooled HTTP/1.1 and HTTP/2 connections, one deadline over the whole exchange, a bound
+//! on what is read, no redirects. Knows nothing of signatures or retries.
+
+use std::error::Error as StdError;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls_pki_types::ServerName;
+
+use super::connector::{ConnectError, Connector};
+use super::guard::Guard;
+use super::tls::{TlsError, client_config};
+use crate::config::model::Tls;
+use crate::delivery::Fault;
+use crate::limits;
+
+/// A client with a connection pool of its own. Cloning shares the pool.
+#[derive(Clone)]
+pub struct Client {
+    inner: legacy::Client<Connector, Full<Bytes>>,
+}
+
+/// A complete answer, or as much of it as is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Status code.
+    pub status: u16,
+    /// `Retry-After`, as sent.
+    pub retry_after: Option<String>,
+    /// The first [`limits::RESPONSE_BYTES`] of the body.
+    pub body: Bytes,
+}
+
+/// Why there is no complete answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Its class.
+    pub fault: Fault,
+    /// For a person. Holds host names and addresses, never headers or paths.
+    pub message: String,
+}
+
+impl Client {
+    /// A client for destinations that share these TLS settings. `guard` is asked about every address it dials.
+    pub fn new(tls: &Tls, guard: Arc<Guard>) -> Result<Self, TlsError> {
+        let server_name = match &tls.server_name {
+            None => None,
+            Some(name) => Some(
+                ServerName::try_from(name.clone())
+                    .map_err(|_| TlsError::Setup(format!("tls.server_name {name:?} is not a host name")))?,
+            ),
+        };
+        let connector = Connector { guard, tls: Arc::new(client_config(tls)?).into(), server_name };
+        let inner = legacy::Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(limits::POOL_IDLE_TIMEOUT)
+            .pool_max_idle_per_host(limits::POOL_IDLE_CONNECTIONS)
+            .http1_max_buf_size(limits::HEADER_BYTES)
+            .http2_max_header_list_size(u32::try_from(limits::HEADER_BYTES).unwrap_or(u32::MAX))
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .http2_keep_alive_timeout(Duration::from_secs(10))
+            .build(connector);
+        Ok(Self { inner })
+    }
+
+    /// Sends one request. `timeout` covers everything: connecting, sending, the answer's head and its body up to
+    /// [`limits::RESPONSE_BYTES`], beyond which nothing is read. A request that a pooled connection lost before a byte
+    /// of it was sent goes out once more over a fresh one, within the same deadline.
+    pub async fn send(&self, request: Request<Full<Bytes>>, timeout: Duration) -> Result<Answer, Failure> {
+        let mut head = None;
+        let exchange = async {
+            let response = self.inner.request(request).await.map_err(|e| failure(&e))?;
+            read(response, &mut head).await
+        };
+        match tokio::time::timeout(timeout, exchange).await {
+            Ok(Ok(body)) => Ok(head.map_or_else(Answer::default, |head: Answer| Answer { body, ..head })),
+            // What a refusal says is known from its head; its body is only for show.
+            Ok(Err(failure)) => refusal(head).ok_or(failure),
+            Err(_) => {
+                let missing = if head.is_some() { "the end of the answer's body" } else { "an answer" };
+                refusal(head).ok_or_else(|| Failure {
+                    fault: Fault::Timeout,
+                    message: format!("{missing} did not come within {timeout:?}"),
+                })
+            }
+        }
+    }
+}
+
+impl Default for Answer {
+    fn default() -> Self {
+        Self { status: 0, retry_after: None, body: Bytes::new() }
+    }
+}
+
+fn refusal(head: Option<Answer>) -> Option<Answer> {
+    head.filter(|answer| !(200..300).contains(&answer.status))
+}
+
+/// Reads the body up to the limit; leaves the head in `head` as soon as it is known. Dropping the rest closes an
+/// HTTP/1.1 connection and resets an HTTP/2 stream.
+async fn read(response: Response<Incoming>, head: &mut Option<Answer>) -> Result<Bytes, Failure> {
+    let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    *head = Some(Answer { status: response.status().as_u16(), retry_after, body: Bytes::new() });
+    let mut body = response.into_body();
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| failure(&e))?;
+        let Some(data) = frame.data_ref() else { continue };
+        let rest = limits::RESPONSE_BYTES - read.len();
+        read.extend_from_slice(&data[..data.len().min(rest)]);
+        if read.len() == limits::RESPONSE_BYTES {
+            break;
+        }
+    }
+    Ok(read.freeze())
+}
+
+/// Classifies whatever hyper says by what is at the bottom of it.
+fn failure(error: &(dyn StdError + 'static)) -> Failure {
+    let mut fault = Fault::Reset;
+    let mut message = None;
+    let mut deepest = error;
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(connect) = error.downcast_ref::<ConnectError>() {
+            fault = match connect {
+                ConnectError::Denied { .. } => Fault::Denied,
+                ConnectError::Tls { .. } | ConnectError::Host(_) => Fault::Tls,
+                ConnectError::Dial { .. }
+                | ConnectError::Resolve { .. }
+                | ConnectError::NoAddress { .. }
+                | ConnectError::TooLong { .. } => Fault::Connect,
+            };
+            message = Some(connect.to_string());
+            break;
+        }
+        if let Some(io) = error.downcast_ref::<io::Error>()
+            && let Some(tls) = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        {
+            // In TLS 1.3 a refused client certificate shows only with the first answer.
+            fault = Fault::Tls;
+            message = Some(format!("TLS failed: {tls}"));
+            break;
+        }
+        deepest = error;
+        next = error.source();
+    }
+    let message = message.unwrap_or_else(|| format!("the connection broke before the answer was complete: {deepest}"));
+    Failure { fault, message }
+}

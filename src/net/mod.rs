@@ -1,0 +1,22 @@
+//! Sockets: listeners and the server loop, the outgoing client with its egress guard, TLS. The only module that opens
+//! connections. It carries bytes and HTTP messages and knows nothing of events, deliveries or the outbox.
+
+mod client;
+mod connector;
+mod guard;
+pub mod listener;
+pub mod local;
+mod prefixed;
+pub mod receiver;
+pub mod serve;
+mod tls;
+
+pub use client::{Answer, Client, Failure};
+pub use guard::{Denied, Guard};
+pub use listener::{ListenError, Listener, Peer, bind};
+pub use receiver::{Received, Receiver, ReceiverOptions};
+pub use serve::{ServeOptions, serve};
+pub use tls::{SelfSigned, TlsError, self_signed, server_config};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! The client against real receivers on loopback: good ones, and ones that misbehave in every way that matters.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::clock::Clock;
+use crate::config::model::{Egress, Listen, Tls};
+use crate::delivery::Fault;
+use crate::limits;
+use crate::secret::Secret;
+use crate::sign::{Signer, SigningKey, VerifyKey};
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+fn guard(egress: &Egress) -> Arc<Guard> {
+    Arc::new(Guard::new(egress))
+}
+
+fn plain_client() -> Client {
+    Client::new(&Tls::default(), guard(&Egress { allow_http: true, ..Egress::default() })).expect("a client")
+}
+
+fn post(url: &str) -> Request<Full<Bytes>> {
+    Request::post(url).body(Full::new(Bytes::from_static(b"{}"))).expect("a request")
+}
+
+async fn tls_receiver(names: &[&str]) -> (SocketAddr, Tls, mpsc::Receiver<Received>, CancellationToken) {
+    let made = self_signed(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).expect("certificates");
+    let options = ReceiverOptions {
+        listen: Listen::Tcp(([127, 0, 0, 1], 0).into()),
+        tls: Some(made.server),
+        keys: vec![VerifyKey::parse(&Secret::new(SECRET)).expect("a key")],
+        tolerance: None,
+        status: StatusCode::NO_CONTENT,
+        clock: Clock::System,
+    };
+    let receiver = Receiver::bind(options).await.expect("bound");
+    let Listen::Tcp(addr) = receiver.local().clone() else { panic!("tcp") };
+    let stop = CancellationToken::new();
+    (addr, Tls { ca: vec![made.ca], ..Tls::default() }, receiver.start(stop.clone()), stop)
+}
+
+/// Answers every connection with the same bytes, after reading a request head; counts connections.
+async fn canned(answer: &'static [u8], then: Then) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let url = format!("http://{}/hook", listener.local_addr().expect("bound"));
+    let count = Arc::new(AtomicUsize::new(0));
+    let counter = count.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counter.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(speak(stream, answer, then));
+        }
+    });
+    (url, count)
+}
+
+#[derive(Clone, Copy)]
+enum Then {
+    Close,
+    Stall,
+    Drip,
+    Endless,
+    KeepAlive,
+}
+
+async fn speak(mut stream: TcpStream, answer: &'static [u8], then: Then) {
+    let mut buffer = vec![0; 4096];
+    loop {
+        if stream.read(&mut buffer).await.unwrap_or(0) == 0 || stream.write_all(answer).await.is_err() {
+            return;
+        }
+        match then {
+            Then::Close => return,
+            Then::Stall => return std::future::pending().await,
+            Then::Drip => loop {
+                if stream.write_all(b"x").await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            },
+            Then::Endless => while stream.write_all(&[b'x'; 1024]).await.is_ok() {},
+            Then::KeepAlive => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn signed_over_http2_with_tls_and_one_connection_for_many() {
+    let (addr, tls, mut received, _stop) = tls_receiver(&["localhost", "127.0.0.1"]).await;
+    let client = Client::new(&tls, guard(&Egress::default())).expect("a client");
+    let signer = Signer::Standard(vec![SigningKey::parse(&Secret::new(SECRET)).expect("a key")]);
+    for (host, signed) in [("localhost", true), ("127.0.0.1", true), ("localhost", false)] {
+        let mut request = post(&format!("https://{host}:{}/a?b=c", addr.port()));
+        let body: &[u8] = if signed { b"{}" } else { b"[]" };
+        request.headers_mut().extend(signer.headers("msg_1", 1_700_000_000, body).into_iter());
+        let answer = client.send(request, Duration::from_secs(20)).await.expect("an answer");
+        let seen = received.recv().await.expect("a request");
+        assert_eq!((seen.method.as_str(), seen.path.as_str(), seen.version.as_str()), ("POST", "/a?b=c", "HTTP/2.0"));
+        assert_eq!(seen.verified.clone().map(|v| v.is_ok()), Some(signed), "{:?}", seen.verified);
+        assert_eq!(answer.status, if signed { 204 } else { 401 });
+    }
+}
+
+#[tokio::test]
+async fn certificates_are_checked_and_the_message_helps() {
+    let (addr, tls, _received, _stop) = tls_receiver(&["hooks.internal"]).await;
+    let url = format!("https://127.0.0.1:{}/", addr.port());
+    for (tls, expected) in [
+        (Tls::default(), Some("tls.ca_file adds one to the built-in store")),
+        (tls.clone(), Some("tls.server_name sets the name to expect")),
+        (Tls { server_name: Some("hooks.internal".into()), ..tls.clone() }, None),
+        (Tls { server_name: Some("hooks.internal".into()), min_tls13: true, ..tls }, None),
+    ] {
+        let client = Client::new(&tls, guard(&Egress::default())).expect("a client");
+        match (client.send(post(&url), Duration::from_secs(20)).await, expected) {
+            (Ok(answer), None) => assert_eq!(answer.status, 401),
+            (Err(failure), Some(text)) => {
+                assert_eq!(failure.fault, Fault::Tls);
+                assert!(failure.message.contains(text), "{}", failure.message);
+            }
+            (answer, expected) => panic!("{answer:?}, expected {expected:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn faults_are_told_apart() {
+    let (not_tls, _) = canned(b"HTTP/1.1 200 OK\r\n\r\n", Then::Close).await;
+    let (reset, _) = canned(b"", Then::Close).await;
+    let (torn, _) = canned(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc", Then::Close).await;
+    let (nonsense, _) = canned(b"hello there, this is no HTTP\r\n\r\n", Then::Close).await;
+    let closed = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        format!("http://{}/", listener.local_addr().expect("bound"))
+    };
+    for (url, fault, text) in [
+        (not_tls.replace("http:", "https:"), Fault::Tls, "does it speak TLS on this port?"),
+        (reset, Fault::Reset, "broke before the answer was complete"),
+        (torn, Fault::Reset, "broke before the answer was complete"),
+        (nonsense, Fault::Reset, "broke before the answer was complete"),
+        (closed, Fault::Connect, "could not be reached: Connection refused"),
+        ("http://does-not-exist.invalid/".to_owned(), Fault::Connect, "could not be resolved"),
+        ("http://169.254.169.254/latest".to_owned(), Fault::Denied, "built-in rule link-local (169.254.0.0/16)"),
+        ("http://[::ffff:169.254.169.254]/".to_owned(), Fault::Denied, "which leads to 169.254.169.254"),
+    ] {
+        let failure = plain_client().send(post(&url), Duration::from_secs(20)).await.expect_err(&url);
+        assert_eq!(failure.fault, fault, "{url}: {}", failure.message);
+        assert!(failure.message.contains(text), "{url}: {}", failure.message);
+    }
+    let strict = Client::new(&Tls::default(), guard(&Egress::default())).expect("a client");
+    let failure = strict.send(post("http://127.0.0.1:1/"), Duration::from_secs(20)).await.expect_err("http");
+    assert_eq!((failure.fault, failure.message.contains("egress.allow_http")), (Fault::Denied, true));
+    let deny = Egress { allow_http: true, deny: vec!["127.0.0.0/8".parse().expect("a net")], ..Egress::default() };
+    let client = Client::new(&Tls::default(), guard(&deny)).expect("a client");
+    let failure = client.send(post("http://localhost:1/"), Duration::from_secs(20)).await.expect_err("denied");
+    assert!(matches!(failure.fault, Fault::Denied | Fault::Connect), "{failure:?}");
+}
+
+#[tokio::test]
+async fn the_deadline_covers_the_body_and_nothing_is_read_beyond_the_limit() {
+    let short = Duration::from_millis(150);
+    let (silent, _) = canned(b"", Then::Stall).await;
+    let (dripping, _) = canned(b"HTTP/1.1 200 OK\r\ncontent-length: 4000\r\n\r\n", Then::Drip).await;
+    let (stalling, _) = canned(b"HTTP/1.1 200 OK\r\ncontent-length: 4000\r\n\r\nabc", Then::Stall).await;
+    for (url, text) in [(silent, "an answer did not"), (dripping, "answer's body did not"), (stalling, "body did not")]
+    {
+        let failure = plain_client().send(post(&url), short).await.expect_err("a timeout");
+        assert_eq!(failure.fault, Fault::Timeout, "{}", failure.message);
+        assert!(failure.message.contains(text), "{}", failure.message);
+    }
+    let (refusing, _) = canned(b"HTTP/1.1 400 Bad\r\ncontent-length: 4000\r\n\r\nabc", Then::Stall).await;
+    let answer = plain_client().send(post(&refusing), short).await.expect("a refusal is known from its head");
+    assert_eq!(answer.status, 400);
+
+    let (endless, _) = canned(b"HTTP/1.1 200 OK\r\n\r\n", Then::Endless).await;
+    let answer = plain_client().send(post(&endless), Duration::from_secs(20)).await.expect("enough was read");
+    assert_eq!((answer.status, answer.body.len()), (200, limits::RESPONSE_BYTES));
+}
+
+#[tokio::test]
+async fn redirects_are_answers_and_retry_after_is_handed_on() {
+    let (url, count) =
+        canned(b"HTTP/1.1 302 Found\r\nlocation: /b\r\nretry-after: 7\r\ncontent-length: 2\r\n\r\nno", Then::KeepAlive)
+            .await;
+    let client = plain_client();
+    for _ in 0..3 {
+        let answer = client.send(post(&url), Duration::from_secs(20)).await.expect("an answer");
+        assert_eq!((answer.status, answer.retry_after.as_deref(), &answer.body[..]), (302, Some("7"), &b"no"[..]));
+    }
+    assert_eq!(count.load(Ordering::SeqCst), 1, "one pooled connection served them all");
+}
+
+#[tokio::test]
+async fn a_pooled_connection_that_was_closed_meanwhile_is_no_failure() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let url = format!("http://{}/hook", listener.local_addr().expect("bound"));
+    let client = plain_client();
+    for _ in 0..5 {
+        let (answer, ()) = tokio::join!(client.send(post(&url), Duration::from_secs(20)), async {
+            let (stream, _) = listener.accept().await.expect("a fresh connection");
+            // Ends, and with it closes the connection, which the client has kept for the next request.
+            speak(stream, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", Then::Close).await;
+        });
+        assert_eq!(answer.expect("an answer").status, 200);
+    }
+}

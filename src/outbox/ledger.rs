@@ -1,0 +1,318 @@
+//! The book: one entry per webhook with its standing and its counts, kept in memory by the writer and as rows in the
+//! store, changed in the same transaction as what it counts. Counts nothing by looking at rows.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rusqlite::{Connection, params};
+
+use super::types::{Ledger, LedgerRow, Standing};
+use crate::clock::Timestamp;
+
+/// The counts of one webhook. `owed` is pending or held, whichever the webhook's standing says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) matched: u64,
+    pub(super) filtered: u64,
+    pub(super) rendered: u64,
+    pub(super) rule_failed: u64,
+    pub(super) waiting: u64,
+    pub(super) created: u64,
+    pub(super) owed: u64,
+    pub(super) delivered: u64,
+    pub(super) dead: u64,
+    pub(super) purged: u64,
+}
+
+/// One webhook as the store knows it.
+#[derive(Debug, Clone)]
+pub(super) struct Webhook {
+    pub(super) id: i64,
+    pub(super) name: Arc<str>,
+    /// Whether the generation in force has it.
+    pub(super) known: bool,
+    pub(super) enabled: bool,
+    pub(super) file_hash: Arc<str>,
+    pub(super) standing: Standing,
+    /// While set, retries set before it are still being made due.
+    pub(super) resumed_at: Option<Timestamp>,
+    pub(super) counts: Counts,
+}
+
+impl Webhook {
+    /// Why nothing is sent to it, if that is so: the reason of its held deliveries.
+    pub(super) fn halted(&self) -> Option<&'static str> {
+        if !self.known {
+            Some("removed")
+        } else if !self.enabled {
+            Some("not_enabled")
+        } else {
+            match self.standing {
+                Standing::Active => None,
+                Standing::Paused => Some("paused"),
+                Standing::Disabled { .. } => Some("disabled"),
+            }
+        }
+    }
+
+    fn row(&self) -> LedgerRow {
+        let c = self.counts;
+        let (pending, held) = if self.halted().is_some() { (0, c.owed) } else { (c.owed, 0) };
+        LedgerRow {
+            webhook: self.name.to_string(),
+            matched: c.matched,
+            filtered: c.filtered,
+            rendered: c.rendered,
+            rule_failed: c.rule_failed,
+            waiting: c.waiting,
+            created: c.created,
+            delivered: c.delivered,
+            pending,
+            held,
+            dead: c.dead,
+            purged: c.purged,
+        }
+    }
+}
+
+/// All webhooks and the store's other running figures.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Book {
+    /// The next number for an event, a delivery or a wait.
+    pub(super) next: i64,
+    pub(super) conversations_open: i64,
+    webhooks: Vec<Webhook>,
+    by_name: HashMap<Arc<str>, usize>,
+    dirty: Vec<usize>,
+    undo: Vec<(usize, Webhook)>,
+}
+
+/// Where the book stood before a batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mark {
+    webhooks: usize,
+    conversations_open: i64,
+}
+
+impl Book {
+    /// Reads it from the store.
+    pub(super) fn load(conn: &Connection) -> rusqlite::Result<Self> {
+        let mut book = Self::default();
+        (book.next, book.conversations_open) =
+            conn.query_row("SELECT next, conversations_open FROM meta", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mut all = conn.prepare(
+            "SELECT id, name, known, enabled, file_hash, standing, standing_reason, standing_hash, resumed_at, matched,
+                    filtered, rendered, rule_failed, waiting, created, owed, delivered, dead, purged
+             FROM webhook ORDER BY id",
+        )?;
+        let mut rows = all.query([])?;
+        while let Some(row) = rows.next()? {
+            let standing = match row.get_ref(5)?.as_str()? {
+                "paused" => Standing::Paused,
+                "disabled" => Standing::Disabled {
+                    reason: row.get::<_, Option<String>>(6)?.unwrap_or_default(),
+                    file_hash: row.get::<_, Option<String>>(7)?.unwrap_or_default(),
+                },
+                _ => Standing::Active,
+            };
+            let count = |at: usize| row.get::<_, i64>(at).map(|n| u64::try_from(n).unwrap_or(0));
+            book.push(Webhook {
+                id: row.get(0)?,
+                name: row.get(1)?,
+                known: row.get(2)?,
+                enabled: row.get(3)?,
+                file_hash: row.get(4)?,
+                standing,
+                resumed_at: row.get::<_, Option<i64>>(8)?.map(Timestamp::from_millis),
+                counts: Counts {
+                    matched: count(9)?,
+                    filtered: count(10)?,
+                    rendered: count(11)?,
+                    rule_failed: count(12)?,
+                    waiting: count(13)?,
+                    created: count(14)?,
+                    owed: count(15)?,
+                    delivered: count(16)?,
+                    dead: count(17)?,
+                    purged: count(18)?,
+                },
+            });
+        }
+        Ok(book)
+    }
+
+    fn push(&mut self, webhook: Webhook) -> usize {
+        let at = self.webhooks.len();
+        self.by_name.insert(Arc::clone(&webhook.name), at);
+        self.webhooks.push(webhook);
+        at
+    }
+
+    /// The place of a webhook, entered now when it is new.
+    pub(super) fn enter(&mut self, name: &Arc<str>) -> usize {
+        if let Some(at) = self.by_name.get(name) {
+            return *at;
+        }
+        let id = self.webhooks.last().map_or(1, |w| w.id + 1);
+        let at = self.push(Webhook {
+            id,
+            name: Arc::clone(name),
+            known: true,
+            enabled: true,
+            file_hash: Arc::from(""),
+            standing: Standing::Active,
+            resumed_at: None,
+            counts: Counts::default(),
+        });
+        self.dirty.push(at);
+        at
+    }
+
+    /// The place of a webhook that is there.
+    pub(super) fn find(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    /// The place of a webhook by its number in the store. Numbers are given out densely, so this is a look.
+    pub(super) fn place(&self, id: i64) -> Option<usize> {
+        let guess = usize::try_from(id - 1).ok()?;
+        match self.webhooks.get(guess) {
+            Some(w) if w.id == id => Some(guess),
+            _ => self.webhooks.iter().position(|w| w.id == id),
+        }
+    }
+
+    /// All webhooks.
+    pub(super) fn webhooks(&self) -> &[Webhook] {
+        &self.webhooks
+    }
+
+    /// One of them.
+    pub(super) fn get(&self, at: usize) -> &Webhook {
+        &self.webhooks[at]
+    }
+
+    /// One of them, to be changed: remembered for [`Book::roll_back`] and [`Book::store`].
+    pub(super) fn edit(&mut self, at: usize) -> &mut Webhook {
+        if !self.undo.iter().any(|(i, _)| *i == at) {
+            self.undo.push((at, self.webhooks[at].clone()));
+        }
+        if !self.dirty.contains(&at) {
+            self.dirty.push(at);
+        }
+        &mut self.webhooks[at]
+    }
+
+    /// Remembers where the book stands.
+    pub(super) fn mark(&mut self) -> Mark {
+        self.undo.clear();
+        Mark { webhooks: self.webhooks.len(), conversations_open: self.conversations_open }
+    }
+
+    /// Takes back what was changed since `mark`. Numbers given out stay given out.
+    pub(super) fn roll_back(&mut self, mark: Mark) {
+        while let Some((at, before)) = self.undo.pop() {
+            self.webhooks[at] = before;
+        }
+        for gone in self.webhooks.drain(mark.webhooks..) {
+            self.by_name.remove(&gone.name);
+        }
+        self.dirty.retain(|at| *at < mark.webhooks);
+        self.conversations_open = mark.conversations_open;
+    }
+
+    /// The next number.
+    pub(super) fn number(&mut self) -> i64 {
+        let number = self.next;
+        self.next += 1;
+        number
+    }
+
+    /// Writes what changed, and answers which entries did.
+    pub(super) fn store(&mut self, conn: &Connection) -> rusqlite::Result<Vec<usize>> {
+        conn.prepare_cached("UPDATE meta SET next = ?1, conversations_open = ?2")?
+            .execute((self.next, self.conversations_open))?;
+        let dirty = std::mem::take(&mut self.dirty);
+        let mut write = conn.prepare_cached(
+            "INSERT OR REPLACE INTO webhook VALUES
+             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+        )?;
+        for at in &dirty {
+            let w = &self.webhooks[*at];
+            let (standing, reason, hash) = match &w.standing {
+                Standing::Active => ("active", None, None),
+                Standing::Paused => ("paused", None, None),
+                Standing::Disabled { reason, file_hash } => ("disabled", Some(reason), Some(file_hash)),
+            };
+            let c = w.counts;
+            let n = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+            write.execute(params![
+                w.id,
+                w.name,
+                w.known,
+                w.enabled,
+                w.file_hash,
+                standing,
+                reason,
+                hash,
+                w.resumed_at.map(Timestamp::as_millis),
+                n(c.matched),
+                n(c.filtered),
+                n(c.rendered),
+                n(c.rule_failed),
+                n(c.waiting),
+                n(c.created),
+                n(c.owed),
+                n(c.delivered),
+                n(c.dead),
+                n(c.purged),
+            ])?;
+        }
+        Ok(dirty)
+    }
+
+    /// Brings a published copy up to date after the commit of `changed`.
+    pub(super) fn publish(&self, to: &mut Self, changed: &[usize]) {
+        to.next = self.next;
+        to.conversations_open = self.conversations_open;
+        for at in changed {
+            let webhook = self.webhooks[*at].clone();
+            if *at < to.webhooks.len() {
+                to.webhooks[*at] = webhook;
+            } else {
+                // New entries are appended in order, so the copies agree on places.
+                to.push(webhook);
+            }
+        }
+    }
+
+    /// The ledger as people see it.
+    pub(super) fn ledger(&self) -> Ledger {
+        let mut webhooks: Vec<LedgerRow> = self.webhooks.iter().map(Webhook::row).collect();
+        webhooks.sort_by(|a, b| a.webhook.cmp(&b.webhook));
+        let balanced = webhooks.iter().all(LedgerRow::balances);
+        Ledger { webhooks, balanced }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_rolled_back_leaves_no_trace() {
+        let mut book = Book { next: 1, ..Book::default() };
+        let old = book.enter(&Arc::from("old"));
+        book.edit(old).counts.matched = 1;
+        let mark = book.mark();
+        let new = book.enter(&Arc::from("new"));
+        book.edit(new).counts.matched = 5;
+        book.edit(old).counts.matched = 7;
+        book.conversations_open = 3;
+        book.roll_back(mark);
+        assert_eq!(book.webhooks.len(), 1);
+        assert_eq!(book.get(old).counts.matched, 1);
+        assert_eq!((book.find("new"), book.conversations_open), (None, 0));
+        assert_eq!(book.enter(&Arc::from("newer")), new, "its place is free again");
+    }
+}

@@ -1,0 +1,241 @@
+//! Results of attempts, and deliveries that are asked for again: how a delivery moves between owed, delivered and dead.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rusqlite::params;
+
+use super::lane;
+use super::txn::{DEAD, DELIVERED, OWED, Txn, body_key, clip, headers_text, less};
+use super::types::{Attempt, Retried, Settlement, Verdict};
+use crate::limits;
+
+/// Before an active webhook's delivery that was set aside is tried again: there is nothing it could wait for.
+const HELD_BY_NOTHING: Duration = Duration::from_secs(1);
+
+/// Where a delivery stood when it was settled.
+struct Settled {
+    webhook: i64,
+    lane: Option<i64>,
+    seq: i64,
+    idx: i64,
+    attempts: i64,
+}
+
+/// Records one attempt and what follows from it. A delivery that is gone or settled already is left as it is, but for a
+/// success that came in after it was given up.
+pub(super) fn settle(txn: &mut Txn<'_>, settlement: Settlement) -> rusqlite::Result<()> {
+    let Settlement { row, attempt, verdict } = settlement;
+    let made = i64::from(attempt.is_some());
+    let attempts = match verdict {
+        Verdict::Delivered => delivered(txn, row, made)?,
+        Verdict::Dead(reason) => dead(txn, row, made, &reason, true)?,
+        Verdict::Retry(at) => later(txn, row, made, at.as_millis())?,
+        Verdict::Held(_) => {
+            let webhook = txn.one("SELECT webhook FROM delivery WHERE row = ?1", [row], |r| r.get(0))?;
+            let halted =
+                webhook.and_then(|id| txn.book.place(id)).is_some_and(|at| txn.book.get(at).halted().is_some());
+            let at = if halted { txn.now } else { txn.now.plus(HELD_BY_NOTHING) };
+            later(txn, row, made, at.as_millis())?
+        }
+    };
+    if let (Some(attempt), Some(n)) = (attempt, attempts) {
+        record(txn, row, n, &attempt)?;
+    }
+    Ok(())
+}
+
+fn record(txn: &Txn<'_>, row: i64, n: i64, attempt: &Attempt) -> rusqlite::Result<()> {
+    txn.run(
+        "INSERT OR REPLACE INTO attempt VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        params![
+            row,
+            n,
+            attempt.at.as_millis(),
+            i64::try_from(attempt.duration_ms).unwrap_or(i64::MAX),
+            clip(&attempt.status, limits::NAME_BYTES),
+            attempt.error.as_deref().map(|e| clip(e, limits::REASON_BYTES)),
+            attempt.response.as_deref().map(|r| clip(r, limits::RESPONSE_BYTES)),
+        ],
+    )?;
+    let oldest = n - i64::from(limits::ATTEMPTS_KEPT);
+    if oldest > 0 {
+        txn.run("DELETE FROM attempt WHERE delivery = ?1 AND n <= ?2", (row, oldest))?;
+    }
+    Ok(())
+}
+
+fn leave_owed(
+    txn: &Txn<'_>,
+    row: i64,
+    made: i64,
+    state: i64,
+    reason: Option<&str>,
+) -> rusqlite::Result<Option<Settled>> {
+    txn.one(
+        "UPDATE delivery SET state = ?2, ready = 0, changed_at = ?3, attempts = attempts + ?4, tries = tries + ?4,
+             reason = ?5
+         WHERE row = ?1 AND state = 0 RETURNING webhook, lane, seq, idx, attempts",
+        params![row, state, txn.now.as_millis(), made, reason],
+        |r| Ok(Settled { webhook: r.get(0)?, lane: r.get(1)?, seq: r.get(2)?, idx: r.get(3)?, attempts: r.get(4)? }),
+    )
+}
+
+fn next_in_lane(txn: &mut Txn<'_>, settled: &Settled) -> rusqlite::Result<()> {
+    if let Some(lane) = settled.lane {
+        lane::leave(txn, lane, settled.seq, settled.idx)?;
+        lane::promote(txn, lane)?;
+    }
+    Ok(())
+}
+
+fn delivered(txn: &mut Txn<'_>, row: i64, made: i64) -> rusqlite::Result<Option<i64>> {
+    let keep = txn.options.retain_bodies;
+    let Some(settled) = leave_owed(txn, row, made, DELIVERED, None)? else {
+        return delivered_after_all(txn, row, made);
+    };
+    drop_owed_body(txn, settled.webhook, row, keep)?;
+    if let Some(at) = txn.book.place(settled.webhook) {
+        let counts = &mut txn.book.edit(at).counts;
+        less(&mut counts.owed, 1);
+        counts.delivered += 1;
+    }
+    next_in_lane(txn, &settled)?;
+    Ok(Some(settled.attempts))
+}
+
+/// A delivery was given up while its last attempt was under way, and that attempt succeeded.
+fn delivered_after_all(txn: &mut Txn<'_>, row: i64, made: i64) -> rusqlite::Result<Option<i64>> {
+    let found: Option<(i64, i64)> = txn.one(
+        "UPDATE delivery SET state = 1, changed_at = ?2, attempts = attempts + ?3, tries = tries + ?3, reason = NULL
+         WHERE row = ?1 AND state = 2 RETURNING webhook, attempts",
+        params![row, txn.now.as_millis(), made],
+        |r| Ok((r.get(0)?, r.get(1)?)),
+    )?;
+    let Some((webhook, attempts)) = found else { return Ok(None) };
+    if !txn.options.retain_bodies {
+        txn.run("DELETE FROM kept_body WHERE row = ?1", [row])?;
+    }
+    if let Some(at) = txn.book.place(webhook) {
+        let counts = &mut txn.book.edit(at).counts;
+        less(&mut counts.dead, 1);
+        counts.delivered += 1;
+    }
+    Ok(Some(attempts))
+}
+
+/// Gives a delivery up. `keep_body`: so that it can be sent again.
+pub(super) fn dead(
+    txn: &mut Txn<'_>,
+    row: i64,
+    made: i64,
+    reason: &str,
+    keep_body: bool,
+) -> rusqlite::Result<Option<i64>> {
+    let Some(settled) = leave_owed(txn, row, made, DEAD, Some(clip(reason, limits::REASON_BYTES)))? else {
+        return Ok(None);
+    };
+    drop_owed_body(txn, settled.webhook, row, keep_body)?;
+    if let Some(at) = txn.book.place(settled.webhook) {
+        let counts = &mut txn.book.edit(at).counts;
+        less(&mut counts.owed, 1);
+        counts.dead += 1;
+    }
+    next_in_lane(txn, &settled)?;
+    Ok(Some(settled.attempts))
+}
+
+fn later(txn: &Txn<'_>, row: i64, made: i64, at: i64) -> rusqlite::Result<Option<i64>> {
+    txn.one(
+        "UPDATE delivery SET next_at = ?2, changed_at = ?3, attempts = attempts + ?4, tries = tries + ?4
+         WHERE row = ?1 AND state = 0 RETURNING attempts",
+        params![row, at, txn.now.as_millis(), made],
+        |r| r.get(0),
+    )
+}
+
+fn drop_owed_body(txn: &Txn<'_>, webhook: i64, row: i64, keep: bool) -> rusqlite::Result<()> {
+    let key = body_key(webhook, row);
+    if keep {
+        txn.run("INSERT OR REPLACE INTO kept_body SELECT ?1, body FROM body WHERE key = ?2", (row, key))?;
+    }
+    txn.run("DELETE FROM body WHERE key = ?1", [key])?;
+    Ok(())
+}
+
+/// A payload rendered anew for a delivery that has none.
+#[derive(Debug, Clone)]
+pub(super) struct Payload {
+    pub(super) body: Bytes,
+    pub(super) headers: Vec<(String, String)>,
+}
+
+/// Makes a delivery due now, by its id.
+pub(super) fn retry(txn: &mut Txn<'_>, id: &str, payload: Option<&Payload>) -> rusqlite::Result<Retried> {
+    let row: Option<i64> = txn.one("SELECT row FROM delivery WHERE id = ?1", [id], |r| r.get(0))?;
+    match row {
+        Some(row) => retry_row(txn, row, payload),
+        None => Ok(Retried::Unknown),
+    }
+}
+
+/// Makes a delivery due now. Its schedule starts over, its place in its conversation's order stays.
+pub(super) fn retry_row(txn: &mut Txn<'_>, row: i64, payload: Option<&Payload>) -> rusqlite::Result<Retried> {
+    let found: Option<(i64, i64, bool, Option<i64>, i64, i64, Option<String>)> =
+        txn.one("SELECT webhook, state, ready, lane, seq, idx, reason FROM delivery WHERE row = ?1", [row], |r| {
+            Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?, r.get(6)?))
+        })?;
+    let Some((webhook, state, ready, lane, seq, idx, reason)) = found else { return Ok(Retried::Unknown) };
+    let Some(at) = txn.book.place(webhook) else { return Ok(Retried::Unknown) };
+    if txn.book.get(at).halted().is_some() {
+        return Ok(Retried::Held);
+    }
+    let now = txn.now.as_millis();
+    if state == OWED {
+        txn.run("UPDATE delivery SET next_at = ?2, changed_at = ?2, tries = 0 WHERE row = ?1", (row, now))?;
+        if ready {
+            txn.announce(row);
+        }
+        return Ok(Retried::Yes);
+    }
+    let key = body_key(webhook, row);
+    let moved = txn.run("INSERT INTO body SELECT ?1, body FROM kept_body WHERE row = ?2", (key, row))?;
+    if moved > 0 {
+        txn.run("DELETE FROM kept_body WHERE row = ?1", [row])?;
+    } else if let Some(payload) = payload {
+        txn.run("INSERT INTO body VALUES (?1, ?2)", params![key, &payload.body[..]])?;
+        txn.run("UPDATE delivery SET headers = ?2 WHERE row = ?1", (row, headers_text(&payload.headers)))?;
+    } else {
+        return Ok(Retried::NoPayload(no_payload(state, reason.as_deref())));
+    }
+    let ready = match lane {
+        Some(lane) => lane::enter(txn, lane, seq, idx, row)?,
+        None => true,
+    };
+    txn.run(
+        "UPDATE delivery SET state = 0, ready = ?2, next_at = ?3, changed_at = ?3, tries = 0, reason = NULL
+         WHERE row = ?1",
+        (row, ready, now),
+    )?;
+    let counts = &mut txn.book.edit(at).counts;
+    less(if state == DELIVERED { &mut counts.delivered } else { &mut counts.dead }, 1);
+    counts.owed += 1;
+    if ready {
+        txn.announce(row);
+    }
+    Ok(Retried::Yes)
+}
+
+fn no_payload(state: i64, reason: Option<&str>) -> String {
+    if state == DELIVERED {
+        return "payloads are dropped once delivered; outbox.retain.bodies: true keeps them".to_owned();
+    }
+    match reason {
+        Some("outbox_full") => "its payload was dropped when the outbox was full".to_owned(),
+        Some(reason) => format!(
+            "it has no payload ({reason}) and its event was not kept; outbox.retain.events keeps events for rendering \
+             again"
+        ),
+        None => "it has no payload".to_owned(),
+    }
+}

@@ -1,0 +1,131 @@
+//! Order within a conversation and webhook.
+
+use super::*;
+
+#[tokio::test]
+async fn only_the_first_of_a_lane_is_due() {
+    let rig = Rig::new();
+    rig.accept(vec![
+        rendered("a1", "a", "crm"),
+        rendered("a2", "a", "crm"),
+        rendered("b1", "b", "crm"),
+        rendered("x1", "a", "other"),
+    ])
+    .await;
+    assert_eq!(rig.due_ids("crm").await, ["a1", "b1"]);
+    assert_eq!(rig.due_ids("other").await, ["x1"]);
+    let row = rig.due("crm").await[0].row;
+    rig.settle(row, Verdict::Delivered).await;
+    assert_eq!(rig.due_ids("crm").await, ["a2", "b1"]);
+}
+
+#[tokio::test]
+async fn unordered_deliveries_wait_for_nobody() {
+    let rig = Rig::new();
+    let loose = |id: &str| NewDelivery { ordered: false, ..delivery(id) };
+    let all = Decision::Rendered(vec![loose("1"), loose("2")]);
+    rig.accept(vec![Arrival { decisions: vec![(Arc::from("crm"), all)], ..arrival("e", "c") }]).await;
+    let mut alone = rendered("3", "c", "crm");
+    alone.conversation = None;
+    let mut beside = rendered("4", "c", "crm");
+    beside.conversation = None;
+    rig.accept(vec![alone, beside]).await;
+    assert_eq!(rig.due_ids("crm").await, ["1", "2", "3", "4"]);
+}
+
+#[tokio::test]
+async fn a_retrying_delivery_blocks_its_lane_and_a_dead_one_does_not() {
+    let rig = Rig::new();
+    rig.accept(vec![rendered("begin", "c", "crm"), rendered("end", "c", "crm")]).await;
+    let row = rig.due("crm").await[0].row;
+    let later = START.plus(HOUR);
+    rig.settle(row, Verdict::Retry(later)).await;
+    assert_eq!(rig.due_ids("crm").await, [""; 0]);
+    assert_eq!(rig.outbox.next_due("crm", START).await.expect("a look"), Some(later));
+    rig.clock.advance(HOUR);
+    let due = rig.due("crm").await;
+    assert_eq!((due[0].id.as_str(), due[0].attempts), ("begin", 1));
+    rig.settle(row, Verdict::Dead("status_400".to_owned())).await;
+    assert_eq!(rig.due_ids("crm").await, ["end"]);
+    assert_eq!(rig.outbox.next_due("crm", rig.now()).await.expect("a look"), None);
+}
+
+#[tokio::test]
+async fn a_fan_out_keeps_its_order() {
+    let rig = Rig::new();
+    let all = Decision::Rendered(vec![delivery("1"), delivery("2"), delivery("3")]);
+    rig.accept(vec![Arrival { decisions: vec![(Arc::from("crm"), all)], ..arrival("e", "c") }]).await;
+    rig.accept(vec![rendered("4", "c", "crm")]).await;
+    for expected in ["1", "2", "3", "4"] {
+        let due = rig.due("crm").await;
+        assert_eq!(due.iter().map(|d| d.id.as_str()).collect::<Vec<_>>(), [expected]);
+        rig.settle(due[0].row, Verdict::Delivered).await;
+    }
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_is_asked_for_again_takes_its_old_place() {
+    let rig = Rig::new();
+    rig.accept(vec![rendered("begin", "c", "crm"), rendered("end", "c", "crm")]).await;
+    let row = rig.due("crm").await[0].row;
+    rig.settle(row, Verdict::Dead("status_400".to_owned())).await;
+    assert_eq!(rig.due_ids("crm").await, ["end"]);
+    assert_eq!(rig.outbox.retry("begin").await.expect("an answer"), Retried::Yes);
+    assert_eq!(rig.due_ids("crm").await, ["begin"], "the end is behind it again");
+    rig.settle(row, Verdict::Delivered).await;
+    assert_eq!(rig.due_ids("crm").await, ["end"]);
+}
+
+#[tokio::test]
+async fn what_becomes_ready_is_told_with_its_body() {
+    let rig = Rig::new();
+    let mut ready = rig.outbox.ready().expect("the receiver");
+    assert!(rig.outbox.ready().is_none(), "there is one receiver");
+    let mut first = rendered("a", "c", "crm");
+    first.traceparent = Some(Arc::from("00-1-2-01"));
+    if let Decision::Rendered(all) = &mut first.decisions[0].1 {
+        all[0].headers = vec![("x-region".to_owned(), "eu".to_owned())];
+    }
+    rig.accept(vec![first, rendered("b", "c", "crm")]).await;
+    let told = ready.recv().await.expect("a delivery");
+    assert_eq!((told.id.as_str(), &*told.event_id, &*told.webhook), ("a", "a", "crm"));
+    assert_eq!(&told.body[..], b"{\"id\":\"a\"}");
+    let found = rig.due("crm").await.remove(0);
+    assert_eq!(format!("{found:?}"), format!("{told:?}"), "the store says the same");
+    assert!(ready.try_recv().is_err(), "the second is not ready");
+    rig.settle(told.row, Verdict::Delivered).await;
+    let told = ready.recv().await.expect("the next of the lane");
+    assert_eq!((told.id.as_str(), &told.body[..]), ("b", &b"{\"id\":\"b\"}"[..]));
+    rig.settle(told.row, Verdict::Retry(START.plus(HOUR))).await;
+    assert!(ready.try_recv().is_err(), "not due yet");
+    assert_eq!(rig.outbox.retry("b").await.expect("an answer"), Retried::Yes);
+    assert_eq!(ready.recv().await.expect("asked for").id, "b");
+}
+
+#[tokio::test]
+async fn what_does_not_fit_the_channel_is_found_by_a_look() {
+    let rig = Rig::new();
+    let mut ready = rig.outbox.ready().expect("the receiver");
+    let many = limits::READY_QUEUE + 50;
+    let arrivals = (0..many).map(|n| rendered(&format!("m{n}"), &format!("c{n}"), "crm")).collect();
+    rig.accept(arrivals).await;
+    let mut told = HashSet::new();
+    while let Ok(one) = ready.try_recv() {
+        told.insert(one.row);
+    }
+    assert_eq!(told.len(), limits::READY_QUEUE);
+    let rest = rig.outbox.due_beyond("crm", START, 1000, &told).await.expect("a look");
+    assert_eq!(rest.len(), 50);
+}
+
+#[tokio::test]
+async fn a_look_for_due_deliveries_is_bounded_in_number_and_bytes() {
+    let rig = Rig::new();
+    let big = |id: &str| NewDelivery { body: Some(Bytes::from(vec![b'x'; 3 << 20])), ..delivery(id) };
+    for n in 0..4 {
+        let decisions = vec![(Arc::from("crm"), Decision::Rendered(vec![big(&format!("m{n}"))]))];
+        rig.accept(vec![Arrival { decisions, ..arrival("e", &format!("c{n}")) }]).await;
+    }
+    assert_eq!(rig.due("crm").await.len(), 2);
+    assert_eq!(rig.outbox.due("crm", START, 1).await.expect("a look").len(), 1);
+}

@@ -1,0 +1,122 @@
+//! What every room that writes works with: the open transaction, the book, and what follows from the commit. Begins and
+//! ends no transaction itself.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::ledger::Book;
+use super::types::{Options, Ready};
+use crate::clock::Timestamp;
+
+/// State of a delivery row; `0` is owed: pending or held, as its webhook stands.
+pub(super) const OWED: i64 = 0;
+/// State of a delivery row.
+pub(super) const DELIVERED: i64 = 1;
+/// State of a delivery row.
+pub(super) const DEAD: i64 = 2;
+
+/// Why a batch is refused. Anything but [`Refusal::Store`] leaves the transaction usable.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    Conflict { index: usize, event_id: String },
+    Stale,
+    Store(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Refusal {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// A delivery that is to be announced after the commit.
+#[derive(Debug)]
+pub(super) enum Draft {
+    /// Still in memory.
+    Fresh(Ready),
+    /// To be read from the store.
+    Stored(i64),
+}
+
+/// One transaction on its way.
+pub(super) struct Txn<'a> {
+    pub(super) conn: &'a Connection,
+    pub(super) book: &'a mut Book,
+    pub(super) options: &'a Options,
+    pub(super) now: Timestamp,
+    /// Whether anybody takes ready deliveries.
+    pub(super) announce: bool,
+    pub(super) drafts: Vec<Draft>,
+    /// Deliveries that retention or space removed, for the log.
+    pub(super) purged: u64,
+    /// Pending begins that gave way to newer deliveries, for the log.
+    pub(super) dropped: u64,
+}
+
+impl Txn<'_> {
+    /// Runs one prepared statement.
+    pub(super) fn run(&self, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<usize> {
+        self.conn.prepare_cached(sql)?.execute(params)
+    }
+
+    /// Queries at most one row.
+    pub(super) fn one<T>(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+        read: impl FnOnce(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Option<T>> {
+        self.conn.prepare_cached(sql)?.query_row(params, read).optional()
+    }
+
+    /// Announces a stored delivery after the commit.
+    pub(super) fn announce(&mut self, row: i64) {
+        if self.announce {
+            self.drafts.push(Draft::Stored(row));
+        }
+    }
+}
+
+/// The key of an owed payload.
+pub(super) fn body_key(webhook: i64, row: i64) -> i64 {
+    (webhook << 40) | row
+}
+
+/// One less, and never below none: a wrong count shows in the ledger, it does not end the process.
+pub(super) fn less(count: &mut u64, by: u64) {
+    *count = count.saturating_sub(by);
+}
+
+/// Cuts a text that somebody else wrote to what is kept of it.
+pub(super) fn clip(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}
+
+/// The lane of a webhook's deliveries of one conversation: 64 bits of SHA-256 over the three names, each with its length
+/// before it. Two lanes that met would only queue behind each other.
+pub(super) fn lane_of(webhook: &str, namespace: &str, conversation: &str) -> i64 {
+    let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for part in [webhook, namespace, conversation] {
+        hash.update(&(part.len() as u64).to_le_bytes());
+        hash.update(part.as_bytes());
+    }
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.finish().as_ref()[..8]);
+    i64::from_le_bytes(first)
+}
+
+/// Headers as they are stored.
+pub(super) fn headers_text(headers: &[(String, String)]) -> Option<String> {
+    if headers.is_empty() { None } else { serde_json::to_string(headers).ok() }
+}
+
+/// Headers as they were stored.
+pub(super) fn headers_from(text: Option<&str>) -> Vec<(String, String)> {
+    text.and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default()
+}
+
+/// Shared text from a column.
+pub(super) fn shared(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<Arc<str>> {
+    Ok(Arc::from(row.get_ref(at)?.as_str()?))
+}

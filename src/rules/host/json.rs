@@ -1,0 +1,28 @@
+//! `parse_json` and `to_json`.
+
+use rhai::{Array, Dynamic, Engine, ImmutableString, Map};
+
+use super::super::{render, view};
+use super::{Fallible, bounded};
+use crate::event::Json;
+
+pub(super) fn register(engine: &mut Engine) {
+    engine.register_fn("parse_json", |text: &str| -> Fallible<Dynamic> {
+        match Json::parse(text.to_owned()) {
+            Ok(json) => Ok(view::to_dynamic(&json)),
+            Err(error) => Err(format!("parse_json: {error}").into()),
+        }
+    });
+    // Rhai has one of its own for maps, so the exact types are named beside the general one.
+    engine.register_fn("to_json", |value: Dynamic| to_json(&value));
+    engine.register_fn("to_json", |map: Map| to_json(&map.into()));
+    engine.register_fn("to_json", |array: Array| to_json(&array.into()));
+    engine.register_fn("to_json", |map: view::MapView| to_json(&Dynamic::from(map)));
+    engine.register_fn("to_json", |list: view::ListView| to_json(&Dynamic::from(list)));
+}
+
+fn to_json(value: &Dynamic) -> Fallible<ImmutableString> {
+    let mut out = Vec::new();
+    render::to_json(value, None, "value", &mut out).map_err(|(_, message)| format!("to_json: {message}"))?;
+    bounded(String::from_utf8_lossy(&out).into_owned())
+}

@@ -1,0 +1,270 @@
+//! Telephone numbers in a text: E.164 with or without separators, and national forms of 7 to 15 digits with the usual
+//! separators; not plain numbers, dates, amounts, addresses of machines.
+
+use std::borrow::Cow;
+
+use super::redact::is_card_number;
+
+/// Fewest and most digits of a number (E.164, section 6, allows 15).
+const DIGITS: std::ops::RangeInclusive<usize> = 7..=15;
+
+/// Replaces every telephone number with `[phone]`.
+pub(super) fn redact(text: &str) -> Cow<'_, str> {
+    let mut out: Option<String> = None;
+    let (mut at, mut copied) = (0, 0);
+    let bytes = text.as_bytes();
+    while at < bytes.len() {
+        if !matches!(bytes[at], b'+' | b'(' | b'0'..=b'9') {
+            at += 1;
+            continue;
+        }
+        let Some(found) = Candidate::read(bytes, at) else {
+            at += 1;
+            continue;
+        };
+        if found.may_begin(text, at) && found.is_phone(text) {
+            let out = out.get_or_insert_with(String::new);
+            out.push_str(&text[copied..at]);
+            out.push_str("[phone]");
+            copied = found.end;
+        }
+        at = found.end.max(at + 1);
+    }
+    match out {
+        Some(mut out) => {
+            out.push_str(&text[copied..]);
+            Cow::Owned(out)
+        }
+        None => Cow::Borrowed(text),
+    }
+}
+
+/// A run of digit groups and separators.
+struct Candidate {
+    plus: bool,
+    /// A bracket was opened and closed.
+    brackets: bool,
+    groups: Vec<Vec<u8>>,
+    /// What stands between the groups.
+    separators: Vec<Vec<u8>>,
+    end: usize,
+}
+
+impl Candidate {
+    /// Reads from a `+`, a bracket or a digit; `None` when no digit follows.
+    fn read(bytes: &[u8], start: usize) -> Option<Self> {
+        let mut found = Self {
+            plus: bytes[start] == b'+',
+            brackets: false,
+            groups: Vec::new(),
+            separators: Vec::new(),
+            end: start,
+        };
+        let mut open = bytes[start] == b'(' && bytes.get(start + 1) == Some(&b'+');
+        found.plus |= open;
+        let mut at = start + usize::from(found.plus) + usize::from(open);
+        let mut between = Vec::new();
+        while let Some(&b) = bytes.get(at) {
+            match b {
+                b'0'..=b'9' => {
+                    let end = bytes[at..].iter().position(|b| !b.is_ascii_digit()).map_or(bytes.len(), |n| at + n);
+                    if !found.groups.is_empty() {
+                        found.separators.push(std::mem::take(&mut between));
+                    }
+                    between.clear();
+                    found.groups.push(bytes[at..end].to_vec());
+                    if !open {
+                        found.end = end;
+                    }
+                    at = end;
+                    continue;
+                }
+                b'(' if !open && !found.brackets => open = true,
+                b')' if open => {
+                    open = false;
+                    found.brackets = true;
+                    found.end = at + 1;
+                }
+                b' ' | b'-' | b'.' | b'/' => {}
+                // No-break space.
+                0xC2 if bytes.get(at + 1) == Some(&0xA0) => at += 1,
+                _ => break,
+            }
+            between.push(b);
+            // ") " and " - " are the longest that people write.
+            if between.len() > 3 {
+                break;
+            }
+            at += 1;
+        }
+        if open {
+            // The bracket belongs to the sentence, and so does what is in it.
+            let keep = found.separators.iter().position(|s| s.contains(&b'('));
+            if let Some(keep) = keep {
+                found.groups.truncate(keep + 1);
+                found.separators.truncate(keep);
+            } else if bytes[start] == b'(' {
+                return None; // "(2024 …": a sentence in brackets
+            }
+        }
+        (!found.groups.is_empty()).then_some(found)
+    }
+
+    /// Not in the middle of a word, a number, a path or an identifier.
+    fn may_begin(&self, text: &str, start: usize) -> bool {
+        let before = text[..start].chars().next_back();
+        let after = text[self.end..].chars().next();
+        let glued = |c: char| c.is_alphanumeric() || matches!(c, '_' | '#' | '@' | '$' | '€' | '£' | '%');
+        !before.is_some_and(|c| glued(c) || matches!(c, '-' | '.' | '/' | '+' | ','))
+            && !after.is_some_and(|c| glued(c) || c == ':')
+    }
+
+    fn is_phone(&self, _text: &str) -> bool {
+        let digits: Vec<u8> = self.groups.concat();
+        if !DIGITS.contains(&digits.len()) {
+            return false;
+        }
+        if self.plus {
+            return digits[0] != b'0';
+        }
+        let sizes: Vec<usize> = self.groups.iter().map(Vec::len).collect();
+        if let [only] = self.groups.as_slice() {
+            // `00` and a country: the written form of `+`.
+            return only.starts_with(b"00") && only.len() >= 10 && only[2] != b'0';
+        }
+        if self.is_date() || self.is_amount(&sizes) || self.is_address() || self.is_other_id(&sizes) {
+            return false;
+        }
+        let numbers: Vec<u8> = digits.iter().map(|d| d - b'0').collect();
+        if is_card_number(&numbers) {
+            return false;
+        }
+        // A single digit is a trunk or country code, at the front only: "1 2 3 4 5 6 7" is counting.
+        sizes.len() <= 6
+            && sizes[1..].iter().all(|s| *s >= 2)
+            && (sizes[0] >= 2 || matches!(digits[0], b'0' | b'1' | b'7'))
+            && self.separators.iter().all(|s| !(s.contains(&b'.') && s.contains(&b' ')))
+            && !(self.has(b'.') && self.has(b' '))
+    }
+
+    fn has(&self, separator: u8) -> bool {
+        self.separators.iter().any(|s| s.as_slice() == [separator])
+    }
+
+    fn number(&self, group: usize) -> u32 {
+        self.groups[group].iter().fold(0_u32, |n, d| n.saturating_mul(10).saturating_add(u32::from(d - b'0')))
+    }
+
+    /// Begins like a date, year or day first, or is a range of years.
+    fn is_date(&self) -> bool {
+        let year = |i: usize| self.groups[i].len() == 4 && (1900..=2099).contains(&self.number(i));
+        let small = |i: usize, most: u32| self.groups[i].len() <= 2 && (1..=most).contains(&self.number(i));
+        if self.groups.len() == 2 {
+            return year(0) && year(1);
+        }
+        let one_kind = self.separators.first() == self.separators.get(1);
+        one_kind
+            && !self.brackets
+            && (year(0) && small(1, 12) && small(2, 31)
+                || (small(0, 31) && small(1, 31)) && (year(2) || (self.groups.len() == 3 && self.groups[2].len() == 2)))
+    }
+
+    /// `1234567.89`, `1.234.567`, `1 234 567`.
+    fn is_amount(&self, sizes: &[usize]) -> bool {
+        if self.brackets {
+            return false;
+        }
+        let all = |separator: u8| self.separators.iter().all(|s| s.as_slice() == [separator]);
+        let thousands = sizes[0] <= 3 && sizes[1..].iter().all(|s| *s == 3);
+        (all(b'.') && (sizes.len() == 2 || thousands && sizes[0] < 3))
+            || (all(b' ') && thousands && sizes[0] < 3 && self.groups[0][0] != b'0')
+    }
+
+    /// Four numbers up to 255 with dots: an address of IP version 4.
+    fn is_address(&self) -> bool {
+        self.groups.len() == 4
+            && self.separators.iter().all(|s| s.as_slice() == b".")
+            && (0..4).all(|i| self.groups[i].len() <= 3 && self.number(i) <= 255)
+    }
+
+    /// Postal codes and social security numbers of the United States.
+    fn is_other_id(&self, sizes: &[usize]) -> bool {
+        !self.brackets
+            && self.separators.iter().all(|s| s.as_slice() == b"-")
+            && (sizes == [5, 4] || sizes == [3, 2, 4])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_go() {
+        for (text, want) in [
+            ("+491701234567", "[phone]"),
+            ("call +49 170 1234567 now", "call [phone] now"),
+            ("+1 (415) 555-2671", "[phone]"),
+            ("(415) 555-2671", "[phone]"),
+            ("415-555-2671", "[phone]"),
+            ("415.555.2671", "[phone]"),
+            ("1-800-555-0199", "[phone]"),
+            ("030/1234567", "[phone]"),
+            ("0170 1234567", "[phone]"),
+            ("0170-123 45 67", "[phone]"),
+            ("01 23 45 67 89", "[phone]"),
+            ("+44 (0)20 7946 0958", "[phone]"),
+            ("tel:0170-1234567, +33 1 23 45 67 89.", "tel:[phone], [phone]."),
+            ("00491701234567", "[phone]"),
+            ("555-1234", "[phone]"),
+            ("612 345 678", "[phone]"),
+            ("2345 6789", "[phone]"),
+            ("Ruf 0170\u{a0}1234567!", "Ruf [phone]!"),
+            ("+86 138 0013 8000", "[phone]"),
+            ("+7 495 123-45-67", "[phone]"),
+            ("(+49) 170 1234567", "[phone]"),
+        ] {
+            assert_eq!(redact(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn look_alikes_stay() {
+        for text in [
+            "2216964057603244032",
+            "order 12345678",
+            "id 1234567890",
+            "2026-01-03",
+            "2026-01-03 11:38:10",
+            "2026-01-03T11:38:10Z",
+            "03.01.2026",
+            "1/3/2026",
+            "2019-2024",
+            "1234567.89",
+            "1.234.567",
+            "1 234 567",
+            "12 345 678",
+            "1,234,567",
+            "192.168.100.200",
+            "94105-1234",
+            "123-45-6789",
+            "ORD-2024-123456",
+            "v1.2.3",
+            "550e8400-e29b-41d4-a716-446655440000",
+            "4111 1111 1111 1111",
+            "3782 822463 10005",
+            "1 2 3 4 5 6 7 8",
+            "12.30 14.45",
+            "$1234-5678",
+            "#555-1234",
+            "https://example.com/555-1234",
+            "+0123456789",
+            "123456",
+            "12:30:45",
+            "in (2024) and",
+            "",
+        ] {
+            assert_eq!(redact(text), text, "{text}");
+        }
+    }
+}

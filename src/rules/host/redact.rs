@@ -1,0 +1,289 @@
+//! `redact_email`, `redact_phone`, `redact_card`: personal data in a text, or in every text of a map or array, gives
+//! way to a placeholder. Parts in which nothing is found go out as they came in.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use rhai::{Array, Dynamic, Engine, ImmutableString, Map};
+
+use super::super::engine::check_time;
+use super::super::view;
+use super::{Fallible, phone};
+use crate::clock::Clock;
+use crate::event::{Json, Kind};
+use crate::limits;
+
+/// Replaces what it finds in one text; borrowed when there is nothing.
+type Redact = fn(&str) -> Cow<'_, str>;
+
+pub(super) fn register(engine: &mut Engine, clock: &Clock) {
+    let functions: [(&str, Redact); 3] =
+        [("redact_email", email), ("redact_phone", phone::redact), ("redact_card", card)];
+    for (name, redact) in functions {
+        let clock = clock.clone();
+        engine.register_fn(name, move |value: Dynamic| walk(&value, redact, &clock, 0));
+    }
+}
+
+fn walk(value: &Dynamic, redact: Redact, clock: &Clock, depth: usize) -> Fallible<Dynamic> {
+    if depth > limits::JSON_DEPTH {
+        return Err(format!("the value is nested deeper than {} levels", limits::JSON_DEPTH).into());
+    }
+    if let Some(text) = value.read_lock::<ImmutableString>() {
+        check_time(clock)?;
+        return Ok(match redact(&text) {
+            Cow::Borrowed(_) => value.clone(),
+            Cow::Owned(text) => text.into(),
+        });
+    }
+    if let Some(json) = view::json_of(value) {
+        return Ok(walk_json(&json, redact, clock)?.map_or_else(|| value.clone(), |json| view::to_dynamic(&json)));
+    }
+    if let Some(map) = value.read_lock::<Map>() {
+        let walked: Fallible<Map> =
+            map.iter().map(|(key, value)| Ok((key.clone(), walk(value, redact, clock, depth + 1)?))).collect();
+        return Ok(walked?.into());
+    }
+    if let Some(array) = value.read_lock::<Array>() {
+        let walked: Fallible<Array> = array.iter().map(|value| walk(value, redact, clock, depth + 1)).collect();
+        return Ok(walked?.into());
+    }
+    Ok(value.clone())
+}
+
+/// The redacted value; `None` when nothing in it changes. The depth is bounded by the JSON parser.
+fn walk_json(json: &Json, redact: Redact, clock: &Clock) -> Fallible<Option<Json>> {
+    check_time(clock)?;
+    match json.kind() {
+        Kind::String => {
+            let text = json.as_str().unwrap_or_default();
+            Ok(match redact(&text) {
+                Cow::Borrowed(_) => None,
+                Cow::Owned(text) => Some(Json::text(&text)),
+            })
+        }
+        Kind::Array => {
+            let mut changed = false;
+            let mut items = Vec::with_capacity(json.len());
+            for item in json.items() {
+                let new = walk_json(&item, redact, clock)?;
+                changed |= new.is_some();
+                items.push(new.unwrap_or(item));
+            }
+            Ok(changed.then(|| Json::List(Arc::new(items))))
+        }
+        Kind::Object => {
+            let mut changed = false;
+            let mut members = Vec::with_capacity(json.len());
+            for (key, value) in json.members() {
+                let new = walk_json(&value, redact, clock)?;
+                changed |= new.is_some();
+                members.push((key, new.unwrap_or(value)));
+            }
+            Ok(changed.then(|| Json::map(members)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Addresses as they are written in practice: a name, `@`, a domain whose last part is letters.
+fn email(text: &str) -> Cow<'_, str> {
+    let mut out: Option<String> = None;
+    let mut copied = 0;
+    for (at, _) in text.match_indices('@') {
+        if at < copied {
+            continue;
+        }
+        let (Some(start), Some(end)) = (name_start(&text[copied..at]), domain_end(&text[at + 1..])) else { continue };
+        let out = out.get_or_insert_with(String::new);
+        out.push_str(&text[copied..copied + start]);
+        out.push_str("[email]");
+        copied = at + 1 + end;
+    }
+    match out {
+        Some(mut out) => {
+            out.push_str(&text[copied..]);
+            Cow::Owned(out)
+        }
+        None => Cow::Borrowed(text),
+    }
+}
+
+/// Where the name before an `@` begins.
+fn name_start(before: &str) -> Option<usize> {
+    let allowed = |c: char| c.is_alphanumeric() || "._%+'-!#&*=^{|}~".contains(c);
+    let from = before.char_indices().rev().take_while(|(_, c)| allowed(*c)).last().map(|(at, _)| at)?;
+    let leading = before[from..].find(char::is_alphanumeric)?;
+    (!before.ends_with('.')).then_some(from + leading)
+}
+
+/// Where the domain after an `@` ends; `None` when it is none.
+fn domain_end(after: &str) -> Option<usize> {
+    let length = after.find(|c: char| !(c.is_alphanumeric() || c == '-' || c == '.')).unwrap_or(after.len());
+    let mut end = 0;
+    let mut best = None;
+    for (i, label) in after[..length].split('.').enumerate() {
+        if label.is_empty() || label.starts_with('-') || label.ends_with('-') || i > 16 {
+            break;
+        }
+        end += label.len() + usize::from(i > 0);
+        let top = label.starts_with("xn--") || (label.chars().count() >= 2 && label.chars().all(char::is_alphabetic));
+        if i > 0 && top {
+            best = Some(end);
+        }
+    }
+    best
+}
+
+/// Card numbers: 12 to 19 digits in groups, of a known issuer and length, with a good check digit.
+fn card(text: &str) -> Cow<'_, str> {
+    let bytes = text.as_bytes();
+    let mut out: Option<String> = None;
+    let (mut at, mut copied) = (0, 0);
+    while at < bytes.len() {
+        if !bytes[at].is_ascii_digit() {
+            at += 1;
+            continue;
+        }
+        let run = DigitRun::read(bytes, at);
+        if run.is_card(text, at) {
+            let out = out.get_or_insert_with(String::new);
+            out.push_str(&text[copied..at]);
+            out.push_str("[card]");
+            copied = run.end;
+        }
+        at = run.end.max(at + 1);
+    }
+    match out {
+        Some(mut out) => {
+            out.push_str(&text[copied..]);
+            Cow::Owned(out)
+        }
+        None => Cow::Borrowed(text),
+    }
+}
+
+/// Digits with single blanks or hyphens between groups.
+struct DigitRun {
+    digits: Vec<u8>,
+    groups: Vec<usize>,
+    end: usize,
+}
+
+impl DigitRun {
+    fn read(bytes: &[u8], start: usize) -> Self {
+        let mut run = Self { digits: Vec::new(), groups: vec![0], end: start };
+        let mut separator = None;
+        let mut at = start;
+        while at < bytes.len() {
+            let b = bytes[at];
+            if b.is_ascii_digit() {
+                run.digits.push(b - b'0');
+                if let Some(last) = run.groups.last_mut() {
+                    *last += 1;
+                }
+                run.end = at + 1;
+            } else if matches!(b, b' ' | b'-')
+                && separator.is_none_or(|s| s == b)
+                && bytes.get(at + 1).is_some_and(u8::is_ascii_digit)
+            {
+                separator = Some(b);
+                run.groups.push(0);
+            } else {
+                break;
+            }
+            at += 1;
+        }
+        run
+    }
+
+    fn is_card(&self, text: &str, start: usize) -> bool {
+        let outside = |c: Option<char>| !c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+        let grouped = match self.groups.as_slice() {
+            [_] | [4, 6, 4 | 5] => true,
+            [rest @ .., last] => rest.iter().all(|g| *g == 4) && (1..=4).contains(last),
+            [] => false,
+        };
+        grouped
+            && outside(text[..start].chars().next_back())
+            && outside(text[self.end..].chars().next())
+            && is_card_number(&self.digits)
+    }
+}
+
+/// Issuer ranges and lengths of ISO/IEC 7812 numbers in circulation, and the check digit of its annex B.
+pub(super) fn is_card_number(digits: &[u8]) -> bool {
+    if digits.len() < 12 || digits.len() > 19 {
+        return false;
+    }
+    let prefix = |n: usize| digits[..n].iter().fold(0_u32, |sum, d| sum * 10 + u32::from(*d));
+    let known = match (prefix(1), prefix(2), prefix(3), prefix(4)) {
+        (4, ..) => matches!(digits.len(), 13 | 16 | 19),
+        (_, 51..=55, ..) | (.., 2221..=2720) => digits.len() == 16,
+        (_, 34 | 37, ..) => digits.len() == 15,
+        (_, 36 | 38 | 39, ..) | (_, _, 300..=305, _) => (14..=19).contains(&digits.len()),
+        (_, 62 | 65, ..) | (_, _, 644..=649, _) | (.., 3528..=3589 | 6011) => digits.len() >= 16,
+        (_, 50 | 56..=69, ..) => true,
+        _ => false,
+    };
+    known && luhn(digits)
+}
+
+fn luhn(digits: &[u8]) -> bool {
+    let sum: u32 = digits
+        .iter()
+        .rev()
+        .enumerate()
+        .map(|(i, d)| {
+            let d = u32::from(*d);
+            if i % 2 == 0 { d } else { d * 2 / 10 + d * 2 % 10 }
+        })
+        .sum();
+    sum.is_multiple_of(10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_go_and_look_alikes_stay() {
+        for (text, want) in [
+            ("write to jane.doe+x@example.co.uk.", "write to [email]."),
+            ("<o'neil@mail.example.com>, b@c.de", "<[email]>, [email]"),
+            ("jürgen@müller.de", "[email]"),
+            ("a@xn--mller-kva.xn--p1ai", "[email]"),
+            ("user@localhost", "user@localhost"),
+            ("@handle and 3 @ 4 euros", "@handle and 3 @ 4 euros"),
+            ("a@b", "a@b"),
+            ("git@host:repo.git", "git@host:repo.git"),
+            ("v@1.2.3", "v@1.2.3"),
+        ] {
+            assert_eq!(email(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn cards_go_and_look_alikes_stay() {
+        for (text, want) in [
+            ("4111 1111 1111 1111", "[card]"),
+            ("pay with 4111-1111-1111-1111, please", "pay with [card], please"),
+            ("5555555555554444 3782 822463 10005", "5555555555554444 3782 822463 10005"),
+            ("5555555555554444, 3782 822463 10005", "[card], [card]"),
+            ("2223003122003222", "[card]"),
+            ("6011111111111117/3530111333300000", "[card]/[card]"),
+            ("30569309025904", "[card]"),
+            ("4111 1111 1111 1112", "4111 1111 1111 1112"),
+            ("order 1234567812345670", "order 1234567812345670"),
+            ("conversation 2216964057603244032", "conversation 2216964057603244032"),
+            ("x4111111111111111", "x4111111111111111"),
+            ("4111111111111111a", "4111111111111111a"),
+            ("41111111111111111111111111", "41111111111111111111111111"),
+            ("411 11111 1111 1111", "411 11111 1111 1111"),
+            ("2026-01-03 11:38:10", "2026-01-03 11:38:10"),
+            ("+49 170 1234567", "+49 170 1234567"),
+        ] {
+            assert_eq!(card(text), want, "{text}");
+        }
+    }
+}

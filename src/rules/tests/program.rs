@@ -1,0 +1,253 @@
+//! From event to payload: params, filters, fan-out, headers, formats, failures.
+
+use std::time::Duration;
+
+use super::*;
+use crate::clock::Clock;
+
+fn params(entries: &[(&str, &str)], missing: Missing) -> Params {
+    let entries = entries
+        .iter()
+        .map(|(key, selector)| {
+            let literal = selector.strip_prefix("=").map(|text| Selector::Literal(text.to_owned().into()));
+            ((*key).to_owned(), literal.unwrap_or_else(|| Selector::parse(selector).expect(selector)))
+        })
+        .collect();
+    Params::new(entries, missing)
+}
+
+fn plain(params: Params) -> Program {
+    Program { params, rule: None, ..program("") }
+}
+
+fn body(program: &Program, event: &Event) -> String {
+    match program.evaluate(event, None) {
+        Outcome::Payloads(payloads) => {
+            assert_eq!(payloads.len(), 1);
+            String::from_utf8(payloads[0].body.to_vec()).expect("UTF-8")
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_seed_payload_is_exact() {
+    let event = event(
+        r#"{"id":"e","type":"conversation.completed","assistant":{"id":"2193965165215481856","version":"vrsn_2216851806678417408"},
+        "conversation":{"id":"2216964057603244032","messages":[{"message":"hello","role":"user"}]},
+        "analysis":{"conversation-analysis":{"result":"fine"}}}"#,
+    );
+    let program = plain(params(
+        &[("conversation-analysis", "analysis.conversation-analysis"), ("data", "event.data"), ("event", "event.type")],
+        Missing::Omit,
+    ));
+    assert_eq!(
+        body(&program, &event),
+        r#"{"conversation-analysis":{"result":"fine"},"data":{"assistant":{"id":"2193965165215481856","version":"vrsn_2216851806678417408"},"conversation":{"id":"2216964057603244032","messages":[{"message":"hello","role":"user"}]},"analysis":{"conversation-analysis":{"result":"fine"}}},"event":"conversation.completed"}"#
+    );
+}
+
+#[test]
+fn selectors_pick_what_they_name() {
+    let event = event(COMPLETED);
+    for (selector, want) in [
+        ("event.type", r#""conversation.completed""#),
+        ("event.id", r#""evt_1""#),
+        ("event.time", r#""2026-01-03T11:38:10Z""#),
+        ("event.custom", r#"{"k":"v"}"#),
+        ("event.custom.k", r#""v""#),
+        ("event.raw.data", r#""raw""#),
+        ("assistant.id", r#""2193965165215481856""#),
+        ("assistant.name", r#""Support""#),
+        ("assistant.prompt", r#""Be kind""#),
+        ("assistant.version", r#""vrsn_1""#),
+        ("conversation.id", r#""2216964057603244032""#),
+        ("argument.caller", r#""+49 170 1234567""#),
+        ("argument.a.b", r#""exact""#),
+        ("argument.a.c.d", "7"),
+        ("metadata.big", "18446744073709551615"),
+        ("metadata.price", "1.50"),
+        ("metadata.none", "null"),
+        ("option.*", "{}"),
+        ("analysis.sentiment.score", "0.2"),
+        ("analysis.*", r#"{"conversation-analysis":{"result":"good"},"sentiment":{"score":0.2}}"#),
+        ("=[1, 2.50]", "[1, 2.50]"),
+    ] {
+        let got = body(&plain(params(&[("v", selector)], Missing::Error)), &event);
+        assert_eq!(got, format!("{{\"v\":{want}}}"), "{selector}");
+    }
+    let bare = super::event(r#"{"type":"x"}"#);
+    let got = body(&plain(Params::default()), &bare);
+    assert_eq!(got, r#"{"event":"x","data":{"assistant":{},"conversation":{"messages":[]},"analysis":{}}}"#);
+}
+
+#[test]
+fn missing_entries_follow_the_setting() {
+    let event = event(COMPLETED);
+    let entries = [("a", "argument.nope"), ("b", "event.type"), ("c", "event.reason")];
+    assert_eq!(body(&plain(params(&entries, Missing::Omit)), &event), r#"{"b":"conversation.completed"}"#);
+    assert_eq!(
+        body(&plain(params(&entries, Missing::Null)), &event),
+        r#"{"a":null,"b":"conversation.completed","c":null}"#
+    );
+    match plain(params(&entries, Missing::Error)).evaluate(&event, None) {
+        Outcome::Failed { error, fallback: None } => {
+            assert_eq!(error.kind, "missing");
+            assert_eq!(error.message, "params: the event has no `argument.nope` for the key `a` (missing: error)");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn bad_selectors_say_what_would_be_right() {
+    for (selector, want) in [
+        ("", "`` is not a selector: it is empty or begins or ends with a blank"),
+        (" event.type", "` event.type` is not a selector: it is empty or begins or ends with a blank"),
+        ("event", "`event` is not a selector: name what to pick, for example `event.type`, `event.data`"),
+        ("event.", "`event.` ends with a dot: name what to pick, for example `event.type`"),
+        ("event.typ", "`event.typ`: did you mean `event.type`?"),
+        ("event.*", "`event.*` is not a selector: for the usual parts of the event write `event.data`"),
+        ("event.analysis.x", "`event.analysis.x` is not a selector: leave out `event.`: did you mean `analysis.x`?"),
+        ("event.metadata", "`event.metadata` is not a selector: leave out `event.`: did you mean `metadata.*`?"),
+        (
+            "event.conversation",
+            "`event.conversation` is not a selector: leave out `event.`: did you mean `conversation.id`?",
+        ),
+        ("assistant", "`assistant` is not a selector: name what to pick, for example `assistant.id`"),
+        (
+            "assistant.nme",
+            "`assistant.nme` is not a selector: assistant has `assistant.id`, `assistant.name`, `assistant.prompt`, `assistant.version`; did you mean `assistant.name`?",
+        ),
+        (
+            "conversation.message",
+            "`conversation.message` is not a selector: conversation has `conversation.id`, `conversation.messages`; did you mean `conversation.messages`?",
+        ),
+        (
+            "metadata",
+            "`metadata` is not a selector: name what to pick, for example `metadata.*` for the whole map or `metadata.NAME` for one entry",
+        ),
+        ("metdata.region", "`metdata.region` is not a selector: did you mean `metadata.region`?"),
+        ("arguments.x", "`arguments.x` is not a selector: did you mean `argument.x`?"),
+        (
+            "eu",
+            "`eu` is not a selector: it begins with one of event, assistant, conversation, argument, metadata, option, analysis; a fixed value is written {value: eu}",
+        ),
+    ] {
+        assert_eq!(Selector::parse(selector).expect_err(selector), want);
+    }
+    assert!(Selector::parse("event.data.assistant").expect_err("inside").contains("event.raw.data"));
+}
+
+#[test]
+fn events_are_filtered_in_three_places() {
+    let event = event(COMPLETED);
+    let (scripts, _) = compile(&[]);
+    let mut program = program("fn accept(event) { event.metadata.region == \"us\" }");
+    assert!(matches!(program.evaluate(&event, None), Outcome::Filtered(FilteredBy::Accept)));
+    program.when = scripts.when("event.metadata.region == \"us\"").ok();
+    assert!(matches!(program.evaluate(&event, None), Outcome::Filtered(FilteredBy::When)));
+    for script in ["fn transform(event, payload) { }", "fn transform(event, payload) { [] }"] {
+        assert!(matches!(super::program(script).evaluate(&event, None), Outcome::Filtered(FilteredBy::Transform)));
+    }
+}
+
+#[test]
+fn an_array_is_one_delivery_each_with_headers_of_its_own() {
+    let program = program(
+        r#"fn transform(event, payload) { event.conversation.messages.map(|m| #{ text: m.message }) }
+        fn headers(event, payload) { #{ "X-Text": payload.text, "X-N": 3, "X-Flag": true, "X-None": (),
+            "Authorization": "stolen", "Webhook-Id": "x", "Content-Length": "0" } }"#,
+    );
+    let Outcome::Payloads(payloads) = program.evaluate(&event(COMPLETED), None) else { panic!("no payloads") };
+    let bodies: Vec<&[u8]> = payloads.iter().map(|p| &p.body[..]).collect();
+    assert_eq!(bodies, [br#"{"text":"hello"}"#.as_slice(), br#"{"text":"hi"}"#.as_slice()]);
+    let lines: Vec<String> = payloads[1].headers.iter().map(|(n, v)| format!("{n}: {v}")).collect();
+    assert_eq!(lines, ["X-Flag: true", "X-N: 3", "X-Text: hi"]);
+}
+
+#[test]
+fn cloud_events_wrap_the_payload() {
+    let mut program = plain(params(&[("v", "event.type")], Missing::Omit));
+    program.format = Format::CloudEvents;
+    let mut event = event(COMPLETED);
+    event.namespace = "eu".into();
+    assert_eq!(
+        body(&program, &event),
+        r#"{"specversion":"1.0","id":"evt_1","source":"sidehook/eu","type":"conversation.completed","time":"2026-01-03T11:38:10Z","subject":"2216964057603244032","datacontenttype":"application/json","data":{"v":"conversation.completed"}}"#
+    );
+}
+
+#[test]
+fn a_failing_rule_names_the_innermost_place_and_shows_the_line() {
+    let (scripts, problems) = compile(&[
+        (
+            "crm.rhai",
+            "import \"lib/deep\" as deep;\nfn transform(event, payload) {\n  deep::first(event);\n  payload\n}",
+        ),
+        ("lib/deep.rhai", "fn second(e) {\n    throw `no ${e.metadata.region}`\n}\nfn first(e) { second(e) }"),
+    ]);
+    assert_eq!(problems, []);
+    let mut program = program("");
+    program.rule = scripts.rule("crm.rhai");
+    program.on_rule_error = OnRuleError::SendParams;
+    let Outcome::Failed { error, fallback } = program.evaluate(&event(COMPLETED), None) else { panic!("not failed") };
+    assert_eq!(
+        error.report(),
+        "lib/deep.rhai: second, line 2, column 5: no eu\n2 |     throw `no ${e.metadata.region}`\n  |     ^"
+    );
+    assert_eq!((error.kind, error.line, error.column), ("thrown", 2, 5));
+    assert!(fallback.expect("the params").body.starts_with(br#"{"event":"conversation.completed","data":{"#));
+}
+
+#[test]
+fn a_rule_that_times_out_five_times_rests_and_then_tries_once() {
+    let clock = Clock::manual(Timestamp::from_millis(1_000_000));
+    let sources =
+        BTreeMap::from([("slow.rhai".to_owned(), Arc::from("fn accept(event) { if event.n == 1 { loop {} } true }"))]);
+    let limits = ScriptLimits { operations: u64::MAX, time: Duration::from_millis(2) };
+    let (scripts, problems) = Scripts::compile(&sources, BTreeMap::new(), limits, clock.clone());
+    assert_eq!(problems, []);
+    let mut program = program("");
+    program.rule = scripts.rule("slow");
+    let (slow, fast) = (event(r#"{"type":"x","n":1}"#), event(r#"{"type":"x","n":2}"#));
+    let kind = |event: &Event| match program.evaluate(event, None) {
+        Outcome::Failed { error, .. } => error.kind,
+        Outcome::Payloads(_) => "sent",
+        Outcome::Filtered(_) => "filtered",
+    };
+    // A good call in between starts the count anew.
+    let first: Vec<&str> = [&slow, &slow, &slow, &slow, &fast].map(kind).to_vec();
+    assert_eq!(first, ["timeout", "timeout", "timeout", "timeout", "sent"]);
+    let second: Vec<&str> = [&slow, &slow, &slow, &slow, &slow, &fast, &slow].map(kind).to_vec();
+    assert_eq!(second, ["timeout", "timeout", "timeout", "timeout", "timeout", "suspended", "suspended"]);
+    clock.advance(Duration::from_secs(31));
+    assert_eq!([kind(&slow), kind(&fast)], ["timeout", "suspended"], "one try, then rest again");
+    clock.advance(Duration::from_secs(31));
+    assert_eq!([kind(&fast), kind(&fast)], ["sent", "sent"]);
+}
+
+#[test]
+fn a_trace_shows_what_happened() {
+    let program = program(
+        "fn accept(event) { print(\"seen\"); true }\nfn transform(event, payload) { log_warn(event.metadata.tags); #{} }",
+    );
+    let mut trace = Trace::default();
+    let _ = program.evaluate(&event(COMPLETED), Some(&mut trace));
+    assert_eq!(trace.log, ["seen", r#"["x","y"]"#]);
+    assert!(trace.operations > 4 && trace.before.is_some(), "{trace:?}");
+    let mut next = Trace::default();
+    let _ = super::program("fn accept(event) { true }").evaluate(&event(COMPLETED), Some(&mut next));
+    assert_eq!(next.log, Vec::<String>::new(), "nothing is left of the call before");
+}
+
+#[test]
+fn now_and_uuid_are_fixed_per_event() {
+    let script = "fn transform(event, payload) { #{ now: now(), a: uuid(), b: uuid() } }";
+    let first = run(script).expect("a payload");
+    assert_eq!(first, run(script).expect("a payload"));
+    assert!(first.contains(r#""now":"2026-01-03T11:38:11Z""#), "{first}");
+    let value: serde_json::Value = serde_json::from_str(&first).expect("JSON");
+    assert_ne!(value["a"], value["b"]);
+    assert_eq!(value["a"].as_str().map(|a| (a.len(), &a[14..15])), Some((36, "8")));
+}

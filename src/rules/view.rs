@@ -1,0 +1,360 @@
+//! The lazy view: an event, or a part of one, as a script sees it. Reading a member is a look-up in the received
+//! bytes; writing turns one level into a Rhai map or array and leaves the levels below as they are. Every function
+//! that Rhai has for maps and arrays takes a view as well.
+
+use std::any::TypeId;
+use std::sync::{Arc, OnceLock};
+
+use rhai::{Array, Dynamic, Engine, EvalAltResult, INT, ImmutableString, Map, NativeCallContext, Position};
+
+use super::{engine, format, number};
+use crate::clock::Clock;
+use crate::event::{Json, Kind};
+use crate::limits;
+
+type Fallible<T> = Result<T, Box<EvalAltResult>>;
+
+/// An object of an event.
+#[derive(Clone)]
+pub(super) struct MapView {
+    json: Json,
+    /// The event itself: nothing may be written into it.
+    frozen: bool,
+}
+
+/// An array of an event.
+#[derive(Clone)]
+pub(super) struct ListView {
+    json: Json,
+    /// Places of the elements, made when one far from the start is asked for.
+    places: Arc<OnceLock<Vec<Json>>>,
+}
+
+/// The event itself, as a script gets it.
+pub(super) fn of_event(root: &Json) -> Dynamic {
+    Dynamic::from(MapView { json: root.clone(), frozen: true })
+}
+
+/// A JSON value as a script sees it: scalars by value, the others as views.
+pub(super) fn to_dynamic(json: &Json) -> Dynamic {
+    match json.kind() {
+        Kind::Null => Dynamic::UNIT,
+        Kind::Bool => json.as_bool().map_or(Dynamic::UNIT, Dynamic::from_bool),
+        Kind::Number => json.as_number().map_or(Dynamic::UNIT, |digits| number::to_dynamic(&digits)),
+        Kind::String => json.as_str().map_or(Dynamic::UNIT, |text| ImmutableString::from(&*text).into()),
+        Kind::Array => Dynamic::from(ListView { json: json.clone(), places: Arc::default() }),
+        Kind::Object => Dynamic::from(MapView { json: json.clone(), frozen: false }),
+    }
+}
+
+/// The JSON behind a view.
+pub(super) fn json_of(value: &Dynamic) -> Option<Json> {
+    if let Some(map) = value.read_lock::<MapView>() {
+        return Some(map.json.clone());
+    }
+    value.read_lock::<ListView>().map(|list| list.json.clone())
+}
+
+impl MapView {
+    fn thaw(&self) -> Fallible<Map> {
+        if self.json.len() > limits::SCRIPT_MAP_MEMBERS {
+            return Err(EvalAltResult::ErrorDataTooLarge("Size of object map".into(), Position::NONE).into());
+        }
+        Ok(self.json.members().map(|(key, value)| (key.as_ref().into(), to_dynamic(&value))).collect())
+    }
+
+    fn get(&self, key: &str) -> Dynamic {
+        self.json.get(key).map_or(Dynamic::UNIT, |value| to_dynamic(&value))
+    }
+}
+
+impl ListView {
+    fn thaw(&self) -> Fallible<Array> {
+        if self.json.len() > limits::SCRIPT_ARRAY_ITEMS {
+            return Err(EvalAltResult::ErrorDataTooLarge("Size of array/BLOB".into(), Position::NONE).into());
+        }
+        Ok(self.json.items().map(|item| to_dynamic(&item)).collect())
+    }
+
+    fn len(&self) -> usize {
+        self.json.len()
+    }
+
+    fn at(&self, index: usize) -> Option<Json> {
+        const NEAR: usize = 256;
+        if index < NEAR {
+            return self.json.at(index);
+        }
+        self.places.get_or_init(|| self.json.items().collect()).get(index).cloned()
+    }
+
+    /// Rhai's rule: negative counts from the end.
+    fn place(&self, index: INT) -> Option<usize> {
+        let len = self.len();
+        let place = if index < 0 {
+            len.checked_sub(usize::try_from(index.unsigned_abs()).ok()?)?
+        } else {
+            usize::try_from(index).ok()?
+        };
+        (place < len).then_some(place)
+    }
+}
+
+impl IntoIterator for ListView {
+    type Item = Dynamic;
+    type IntoIter = std::iter::Map<crate::event::json::Items, fn(Json) -> Dynamic>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.json.items().map(|json| to_dynamic(&json))
+    }
+}
+
+/// One level of a view as a Rhai map or array; everything else as it is. An error when it is larger than what scripts
+/// may make.
+pub(super) fn thaw(value: &Dynamic) -> Fallible<Dynamic> {
+    if let Some(map) = value.read_lock::<MapView>() {
+        return Ok(map.thaw()?.into());
+    }
+    if let Some(list) = value.read_lock::<ListView>() {
+        return Ok(list.thaw()?.into());
+    }
+    Ok(value.clone())
+}
+
+/// Whether a value that is written back is the one that was read: the chain `event.a.b.len()` writes `a` back into
+/// `event`, which is no change.
+pub(super) fn unchanged(old: Option<&Json>, new: &Dynamic) -> bool {
+    let Some(old) = old else { return false };
+    if let Some(new) = json_of(new) {
+        return same_place(old, &new);
+    }
+    match old.kind() {
+        Kind::Null => new.is_unit(),
+        Kind::Bool => new.as_bool().is_ok_and(|new| Some(new) == old.as_bool()),
+        Kind::String => {
+            new.read_lock::<ImmutableString>().is_some_and(|new| old.as_str().is_some_and(|old| old == **new))
+        }
+        Kind::Number => {
+            let old = old.as_number().map(|digits| number::to_dynamic(&digits));
+            old.is_some_and(|old| {
+                old.type_id() == new.type_id() && number::compare(&old, new).is_some_and(std::cmp::Ordering::is_eq)
+            })
+        }
+        Kind::Array | Kind::Object => false,
+    }
+}
+
+fn same_place(a: &Json, b: &Json) -> bool {
+    match (a, b) {
+        (Json::Node(a), Json::Node(b)) => std::ptr::eq(a.raw(), b.raw()),
+        (Json::List(a), Json::List(b)) => Arc::ptr_eq(a, b),
+        (Json::Map(a), Json::Map(b)) => Arc::ptr_eq(a, b),
+        _ => false,
+    }
+}
+
+#[expect(clippy::unnecessary_box_returns, reason = "the error type of every function of Rhai")]
+fn read_only() -> Box<EvalAltResult> {
+    "event is read-only: change payload, or a copy of the part (`let m = event.metadata;`)".into()
+}
+
+/// Makes `target` writable in place, one level deep.
+fn make_writable(target: &mut Dynamic) -> Fallible<()> {
+    let frozen = target.read_lock::<MapView>().is_some_and(|map| map.frozen);
+    if frozen {
+        return Err(read_only());
+    }
+    *target = thaw(target)?;
+    Ok(())
+}
+
+const INDEX_GET: &str = "index$get$";
+const INDEX_SET: &str = "index$set$";
+
+/// Functions that change their first argument. All others leave it alone.
+const CHANGING: [&str; 26] = [
+    "+=",
+    "append",
+    "chop",
+    "clear",
+    "dedup",
+    "drain",
+    "fill_with",
+    "for_each",
+    "insert",
+    "mixin",
+    "pad",
+    "pop",
+    "push",
+    "remove",
+    "retain",
+    "reverse",
+    "set",
+    "shift",
+    "sort",
+    "sort_by",
+    "sort_desc",
+    "splice",
+    "split",
+    "truncate",
+    "swap",
+    "rotate",
+];
+
+/// Registers the two types and everything that takes them.
+pub(super) fn register(engine: &mut Engine, clock: &Clock) {
+    engine.register_type_with_name::<MapView>("map");
+    engine.register_type_with_name::<ListView>("array");
+    number::register(engine);
+    adapt_standard_functions(engine, clock);
+    format::register(engine, clock);
+    register_changes(engine);
+    // These are asked for most, and answered without making a map.
+    engine.register_fn(INDEX_GET, |map: &mut MapView, key: &str| map.get(key));
+    engine.register_fn("get", |map: &mut MapView, key: &str| map.get(key));
+    engine.register_fn("contains", |map: &mut MapView, key: &str| map.json.get(key).is_some());
+    engine.register_fn("is_empty", |map: &mut MapView| map.json.is_empty());
+    engine.register_fn(INDEX_GET, |list: &mut ListView, index: INT| -> Fallible<Dynamic> {
+        match list.place(index).and_then(|place| list.at(place)) {
+            Some(json) => Ok(to_dynamic(&json)),
+            None => Err(EvalAltResult::ErrorArrayBounds(list.len(), index, Position::NONE).into()),
+        }
+    });
+    engine.register_fn("get", |list: &mut ListView, index: INT| {
+        list.place(index).and_then(|place| list.at(place)).map_or(Dynamic::UNIT, |json| to_dynamic(&json))
+    });
+    for name in ["len", "get$len"] {
+        engine.register_fn(name, |list: &mut ListView| INT::try_from(list.len()).unwrap_or(INT::MAX));
+    }
+    for name in ["is_empty", "get$is_empty"] {
+        engine.register_fn(name, |list: &mut ListView| list.json.is_empty());
+    }
+    engine.register_iterator::<ListView>();
+}
+
+/// Indexed assignment: `view.key = value`, `view[0] = value`.
+fn register_changes(engine: &mut Engine) {
+    let (map, list, any) = (TypeId::of::<MapView>(), TypeId::of::<ListView>(), TypeId::of::<Dynamic>());
+    engine.register_raw_fn(INDEX_SET, [map, TypeId::of::<ImmutableString>(), any], |_, args| {
+        let key = args[1].clone().cast::<ImmutableString>();
+        let value = std::mem::take(args[2]);
+        let old = args[0].read_lock::<MapView>().and_then(|view| view.json.get(&key));
+        if unchanged(old.as_ref(), &value) {
+            return Ok(());
+        }
+        make_writable(args[0])?;
+        if let Some(mut map) = args[0].write_lock::<Map>() {
+            map.insert(key.as_str().into(), value);
+        }
+        Ok(())
+    });
+    engine.register_raw_fn(INDEX_SET, [list, TypeId::of::<INT>(), any], |_, args| {
+        let index = args[1].as_int().unwrap_or(0);
+        let value = std::mem::take(args[2]);
+        let (len, place, old) = match args[0].read_lock::<ListView>() {
+            Some(view) => {
+                let place = view.place(index);
+                (view.len(), place, place.and_then(|place| view.at(place)))
+            }
+            None => (0, None, None),
+        };
+        let Some(place) = place else {
+            return Err(EvalAltResult::ErrorArrayBounds(len, index, Position::NONE).into());
+        };
+        if unchanged(old.as_ref(), &value) {
+            return Ok(());
+        }
+        make_writable(args[0])?;
+        if let Some(mut array) = args[0].write_lock::<Array>()
+            && let Some(slot) = array.get_mut(place)
+        {
+            *slot = value;
+        }
+        Ok(())
+    });
+}
+
+/// For every standard function that takes maps or arrays: one that takes views in their places.
+fn adapt_standard_functions(engine: &mut Engine, clock: &Clock) {
+    let (map, array) = (TypeId::of::<Map>(), TypeId::of::<Array>());
+    let mut found: Vec<(String, Vec<TypeId>)> = engine.collect_fn_metadata(
+        None,
+        |info| {
+            let types: Vec<TypeId> = info.metadata.param_types.iter().copied().collect();
+            types.iter().any(|t| *t == map || *t == array).then(|| (info.metadata.name.to_string(), types))
+        },
+        true,
+    );
+    // Operators that Rhai has built in, outside its modules.
+    found.push(("+=".to_owned(), vec![array, array]));
+    found.push(("+=".to_owned(), vec![map, map]));
+    for (name, types) in found {
+        let places: Vec<usize> = (0..types.len()).filter(|i| types[*i] == map || types[*i] == array).collect();
+        for choice in 1..(1_usize << places.len()) {
+            let mut signature = types.clone();
+            let chosen: Vec<usize> = places
+                .iter()
+                .enumerate()
+                .filter(|(bit, _)| choice & (1 << bit) != 0)
+                .map(|(_, place)| *place)
+                .collect();
+            for place in &chosen {
+                signature[*place] =
+                    if types[*place] == map { TypeId::of::<MapView>() } else { TypeId::of::<ListView>() };
+            }
+            adapt(engine, &name, &signature, chosen, clock.clone());
+        }
+    }
+}
+
+fn adapt(engine: &mut Engine, name: &str, signature: &[TypeId], views: Vec<usize>, clock: Clock) {
+    let function = name.to_owned();
+    let changing = CHANGING.contains(&name);
+    let equality = matches!(name, "==" | "!=").then_some(name == "==");
+    engine.register_raw_fn(name.to_owned(), signature, move |ctx: NativeCallContext, args| {
+        // What runs natively is in no count of operations.
+        engine::check_time(&clock)?;
+        if let (Some(equal), Some(a), Some(b)) = (equality, json_of(args[0]), args.get(1).and_then(|b| json_of(b)))
+            && same_place(&a, &b)
+        {
+            return Ok(equal.into());
+        }
+        for place in views.iter().copied().filter(|place| *place > 0) {
+            *args[place] = thaw(args[place])?;
+        }
+        if views.first() != Some(&0) {
+            return ctx.call_native_fn_raw(&function, true, args);
+        }
+        if function == "for_each" {
+            return for_each(&ctx, args);
+        }
+        if changing {
+            make_writable(args[0])?;
+            return ctx.call_native_fn_raw(&function, true, args);
+        }
+        let mut first = thaw(args[0])?;
+        let mut rest: Vec<&mut Dynamic> = Vec::with_capacity(args.len());
+        rest.push(&mut first);
+        rest.extend(args[1..].iter_mut().map(|arg| &mut **arg));
+        ctx.call_native_fn_raw(&function, true, &mut rest)
+    });
+}
+
+/// `for_each` may change the elements through `this`: the view stays a view when it did not.
+fn for_each(ctx: &NativeCallContext, args: &mut [&mut Dynamic]) -> Fallible<Dynamic> {
+    let mut copy = thaw(args[0])?;
+    let result = {
+        let mut call: Vec<&mut Dynamic> = Vec::with_capacity(args.len());
+        call.push(&mut copy);
+        call.extend(args[1..].iter_mut().map(|arg| &mut **arg));
+        ctx.call_native_fn_raw("for_each", true, &mut call)?
+    };
+    let same = match (args[0].read_lock::<ListView>(), copy.read_lock::<Array>()) {
+        (Some(view), Some(array)) => view.json.items().zip(array.iter()).all(|(old, new)| unchanged(Some(&old), new)),
+        _ => false,
+    };
+    if !same {
+        *args[0] = copy;
+    }
+    Ok(result)
+}

@@ -1,0 +1,377 @@
+//! The `hmac` scheme: a header made from a template, for receivers that expect another platform's signature.
+//! Everything a template can get wrong is refused when it is read, so that signing cannot fail.
+
+use std::fmt::Write as _;
+
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderName;
+
+use super::key::{KeyError, whsec_bytes};
+use crate::secret::Secret;
+
+/// `algorithm`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Algorithm {
+    /// HMAC-SHA256.
+    #[default]
+    Sha256,
+    /// HMAC-SHA512.
+    Sha512,
+}
+
+/// `encoding`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Encoding {
+    /// Lower-case hexadecimal.
+    #[default]
+    Hex,
+    /// Standard alphabet, padded.
+    Base64,
+}
+
+/// The keys of `signing` that describe an `hmac` scheme, as written.
+#[derive(Debug, Clone, Copy)]
+pub struct HmacTemplate<'a> {
+    /// `header`
+    pub header: &'a str,
+    /// `algorithm`
+    pub algorithm: Algorithm,
+    /// `encoding`
+    pub encoding: Encoding,
+    /// `template`: the header's value, with `{signature}` and optionally `{timestamp}`, `{timestamp_ms}`, `{id}`.
+    pub template: &'a str,
+    /// `content`: what is signed, with `{body}` and optionally `{timestamp}`, `{timestamp_ms}`, `{id}`.
+    pub content: &'a str,
+}
+
+/// What is wrong with an `hmac` scheme. Never shows a secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// `header` is no header name.
+    #[error("header {0:?} is not a header name; write one such as X-Signature")]
+    Header(String),
+    /// `header` has another meaning.
+    #[error("header {0:?} has a meaning of its own and cannot carry the signature; write one such as X-Signature")]
+    Taken(String),
+    /// A placeholder nobody knows.
+    #[error("{key} names {{{name}}}; known are {known}")]
+    Placeholder {
+        /// `template` or `content`.
+        key: &'static str,
+        /// As written.
+        name: String,
+        /// What may stand there.
+        known: &'static str,
+    },
+    /// `{` without `}`.
+    #[error("{key} has an opening brace without a closing one")]
+    Brace {
+        /// `template` or `content`.
+        key: &'static str,
+    },
+    /// The signature is missing from the header.
+    #[error("template must hold {{signature}} once, such as \"t={{timestamp}},v1={{signature}}\"")]
+    NoSignature,
+    /// The body would not be covered.
+    #[error("content must hold {{body}}, else anybody could change it; such as \"{{timestamp}}.{{body}}\"")]
+    NoBody,
+    /// Not a header value.
+    #[error("template holds a character that a header value cannot carry; use visible ASCII")]
+    Characters,
+    /// No secret given.
+    #[error("secrets is empty; scheme hmac needs at least one")]
+    NoSecret,
+    /// One of the secrets is no key.
+    #[error("{0}")]
+    Key(#[from] KeyError),
+}
+
+/// The `hmac` scheme, as configured.
+pub struct HmacScheme {
+    header: HeaderName,
+    encoding: Encoding,
+    /// What stands before the repeated part.
+    before: Vec<Part>,
+    /// What is repeated before each signature, `v1=`.
+    prefix: String,
+    after: Vec<Part>,
+    content: Vec<Part>,
+    keys: Vec<hmac::Key>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Timestamp,
+    TimestampMillis,
+    Id,
+    Body,
+    Signature,
+}
+
+/// Headers that mean something else to HTTP or to sidehook itself.
+const TAKEN: [&str; 12] = [
+    "host",
+    "connection",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "transfer-encoding",
+    "te",
+    "upgrade",
+    "user-agent",
+    "traceparent",
+    "webhook-id",
+    "webhook-timestamp",
+];
+
+impl HmacScheme {
+    /// Checks a template and its secrets. A `whsec_` secret is decoded, any other is the key as written.
+    pub fn new(template: HmacTemplate<'_>, secrets: &[Secret]) -> Result<Self, TemplateError> {
+        let header = HeaderName::from_bytes(template.header.as_bytes())
+            .map_err(|_| TemplateError::Header(template.header.to_owned()))?;
+        if TAKEN.contains(&header.as_str()) {
+            return Err(TemplateError::Taken(template.header.to_owned()));
+        }
+        let (before, prefix, after) = split_template(template.template)?;
+        let content = parts("content", template.content)?;
+        if !content.contains(&Part::Body) {
+            return Err(TemplateError::NoBody);
+        }
+        let algorithm = match template.algorithm {
+            Algorithm::Sha256 => hmac::HMAC_SHA256,
+            Algorithm::Sha512 => hmac::HMAC_SHA512,
+        };
+        if secrets.is_empty() {
+            return Err(TemplateError::NoSecret);
+        }
+        let mut keys = Vec::with_capacity(secrets.len());
+        for secret in secrets {
+            if secret.expose().is_empty() {
+                return Err(KeyError::Empty.into());
+            }
+            keys.push(match whsec_bytes(secret)? {
+                Some(bytes) => hmac::Key::new(algorithm, &bytes),
+                None => hmac::Key::new(algorithm, secret.expose().as_bytes()),
+            });
+        }
+        Ok(Self { header, encoding: template.encoding, before, prefix, after, content, keys })
+    }
+
+    /// The header that carries the signature.
+    #[must_use]
+    pub fn header(&self) -> &HeaderName {
+        &self.header
+    }
+
+    /// The header's value. With several keys `{signature}` is repeated with its prefix, comma-separated.
+    pub(super) fn sign(&self, id: &str, timestamp_secs: i64, body: &[u8]) -> String {
+        let mut out = String::new();
+        text_into(&self.before, &mut out, id, timestamp_secs);
+        for (i, key) in self.keys.iter().enumerate() {
+            if i > 0 {
+                out.push(',');
+            }
+            out.push_str(&self.prefix);
+            let tag = self.mac(key, id, timestamp_secs, body);
+            match self.encoding {
+                Encoding::Base64 => STANDARD.encode_string(tag, &mut out),
+                Encoding::Hex => {
+                    for byte in tag.as_ref() {
+                        let _ = write!(out, "{byte:02x}");
+                    }
+                }
+            }
+        }
+        text_into(&self.after, &mut out, id, timestamp_secs);
+        out
+    }
+
+    fn mac(&self, key: &hmac::Key, id: &str, timestamp_secs: i64, body: &[u8]) -> hmac::Tag {
+        let mut context = hmac::Context::with_key(key);
+        let mut text = String::new();
+        for part in &self.content {
+            if *part == Part::Body {
+                context.update(body);
+            } else {
+                text.clear();
+                text_into(std::slice::from_ref(part), &mut text, id, timestamp_secs);
+                context.update(text.as_bytes());
+            }
+        }
+        context.sign()
+    }
+}
+
+/// Writes everything but bodies and signatures, which the callers place themselves.
+fn text_into(parts: &[Part], out: &mut String, id: &str, timestamp_secs: i64) {
+    for part in parts {
+        match part {
+            Part::Text(text) => out.push_str(text),
+            Part::Timestamp => {
+                let _ = write!(out, "{timestamp_secs}");
+            }
+            Part::TimestampMillis => {
+                let _ = write!(out, "{}", timestamp_secs.saturating_mul(1000));
+            }
+            Part::Id => out.push_str(id),
+            Part::Body | Part::Signature => {}
+        }
+    }
+}
+
+/// Around `{signature}`: what comes before, what is repeated with it (back to the last separator), what follows.
+fn split_template(template: &str) -> Result<(Vec<Part>, String, Vec<Part>), TemplateError> {
+    if !template.bytes().all(|b| (b' '..=b'~').contains(&b)) || template.trim() != template {
+        return Err(TemplateError::Characters);
+    }
+    let mut before = parts("template", template)?;
+    let mut places = before.iter().enumerate().filter(|(_, part)| **part == Part::Signature).map(|(i, _)| i);
+    let (Some(at), None) = (places.next(), places.next()) else { return Err(TemplateError::NoSignature) };
+    let after = before.split_off(at + 1);
+    before.truncate(at);
+    let mut prefix = String::new();
+    if let Some(Part::Text(text)) = before.last_mut() {
+        let cut = text.rfind([',', ';', ' ']).map_or(0, |i| i + 1);
+        prefix = text.split_off(cut);
+    }
+    Ok((before, prefix, after))
+}
+
+fn parts(key: &'static str, text: &str) -> Result<Vec<Part>, TemplateError> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while let Some(open) = rest.find('{') {
+        if open > 0 {
+            parts.push(Part::Text(rest[..open].to_owned()));
+        }
+        let close = rest[open..].find('}').ok_or(TemplateError::Brace { key })? + open;
+        let name = &rest[open + 1..close];
+        parts.push(match (name, key) {
+            ("timestamp", _) => Part::Timestamp,
+            ("timestamp_ms", _) => Part::TimestampMillis,
+            ("id", _) => Part::Id,
+            ("body", "content") => Part::Body,
+            ("signature", "template") => Part::Signature,
+            _ => {
+                let known = if key == "content" {
+                    "{timestamp}, {timestamp_ms}, {id}, {body}"
+                } else {
+                    "{timestamp}, {timestamp_ms}, {id}, {signature}"
+                };
+                return Err(TemplateError::Placeholder { key, name: name.to_owned(), known });
+            }
+        });
+        rest = &rest[close + 1..];
+    }
+    if !rest.is_empty() {
+        parts.push(Part::Text(rest.to_owned()));
+    }
+    Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scheme(header: &str, template: &str, content: &str, secrets: &[&str]) -> Result<HmacScheme, TemplateError> {
+        let secrets: Vec<Secret> = secrets.iter().map(|s| Secret::new(*s)).collect();
+        let (algorithm, encoding) = (Algorithm::Sha256, Encoding::Hex);
+        HmacScheme::new(HmacTemplate { header, algorithm, encoding, template, content }, &secrets)
+    }
+
+    #[test]
+    fn github_documented_example() {
+        // "Validating webhook deliveries", docs.github.com: secret, payload and expected value are given there.
+        let github =
+            scheme("X-Hub-Signature-256", "sha256={signature}", "{body}", &["It's a Secret to Everybody"]).expect("ok");
+        assert_eq!(
+            github.sign("msg_1", 0, b"Hello, World!"),
+            "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
+        );
+    }
+
+    #[test]
+    fn slack_documented_example() {
+        // "Verifying requests from Slack", api.slack.com: signing secret, timestamp, body and signature are given there.
+        let body = "token=xyzz0WbapA4vBCDEFasx0q6G&team_id=T1DC2JH3J&team_domain=testteamnow&channel_id=G8PSS9T3V&\
+                    channel_name=foobar&user_id=U2CERLKJA&user_name=roadrunner&command=%2Fwebhook-collect&text=&\
+                    response_url=https%3A%2F%2Fhooks.slack.com%2Fcommands%2FT1DC2JH3J%2F397700885554%2F\
+                    96rGlfmibIGlgcZRskXaIFfN&trigger_id=398738663015.47445629121.803a0bc887a14d10d2c447fce8b6703c";
+        let slack = scheme(
+            "X-Slack-Signature",
+            "v0={signature}",
+            "v0:{timestamp}:{body}",
+            &["8f742231b10e8888abcd99yyyzzz85a5"],
+        )
+        .expect("ok");
+        assert_eq!(
+            slack.sign("msg_1", 1_531_420_618, body.as_bytes()),
+            "v0=a2114d57b48eac39b9ad189dd8316235a7b4a8d21a10bd27519666489c69b503"
+        );
+    }
+
+    #[test]
+    fn stripe_and_elevenlabs_sign_timestamp_and_body_and_retell_body_and_milliseconds() {
+        let sha = |key: &str, content: &str| {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
+            hmac::sign(&key, content.as_bytes()).as_ref().iter().fold(String::new(), |mut s, b| {
+                let _ = write!(s, "{b:02x}");
+                s
+            })
+        };
+        let stripe = scheme("Stripe-Signature", "t={timestamp},v1={signature}", "{timestamp}.{body}", &["k1", "k2"])
+            .expect("ok");
+        assert_eq!(
+            stripe.sign("msg_1", 12, b"{}"),
+            format!("t=12,v1={},v1={}", sha("k1", "12.{}"), sha("k2", "12.{}"))
+        );
+        let eleven = scheme("ElevenLabs-Signature", "t={timestamp},v0={signature}", "{timestamp}.{body}", &["k"]);
+        assert_eq!(eleven.expect("ok").sign("m", 12, b"{}"), format!("t=12,v0={}", sha("k", "12.{}")));
+        let retell = scheme("X-Retell-Signature", "v={timestamp_ms},d={signature}", "{body}{timestamp_ms}", &["k"]);
+        assert_eq!(retell.expect("ok").sign("m", 12, b"{}"), format!("v=12000,d={}", sha("k", "{}12000")));
+    }
+
+    #[test]
+    fn a_whsec_secret_is_decoded_and_sha512_and_base64_are_honoured() {
+        let secrets = [Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")];
+        let template = HmacTemplate {
+            header: "X-Signature",
+            algorithm: Algorithm::Sha512,
+            encoding: Encoding::Base64,
+            template: "{signature}",
+            content: "{id}|{body}",
+        };
+        let scheme = HmacScheme::new(template, &secrets).expect("ok");
+        let raw = STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").expect("base64");
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA512, &raw), b"msg_1|x");
+        assert_eq!(scheme.sign("msg_1", 0, b"x"), STANDARD.encode(tag));
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let long = "t={timestamp},v1={signature}";
+        let cases: &[(&str, &str, &str, &[&str], &str)] = &[
+            ("X Sig", long, "{body}", &["k"], "\"X Sig\" is not a header name"),
+            ("Content-Length", long, "{body}", &["k"], "has a meaning of its own"),
+            ("webhook-id", long, "{body}", &["k"], "has a meaning of its own"),
+            ("X-S", "v1=", "{body}", &["k"], "template must hold {signature} once"),
+            ("X-S", "{signature}{signature}", "{body}", &["k"], "template must hold {signature} once"),
+            ("X-S", "{signature}{body}", "{body}", &["k"], "template names {body}; known are"),
+            ("X-S", "{sig}", "{body}", &["k"], "template names {sig}; known are {timestamp}"),
+            ("X-S", "{signature", "{body}", &["k"], "template has an opening brace without a closing one"),
+            ("X-S", "v1={signature}\n", "{body}", &["k"], "a character that a header value cannot carry"),
+            ("X-S", "{signature}", "{timestamp}", &["k"], "content must hold {body}"),
+            ("X-S", "{signature}", "{signature}{body}", &["k"], "content names {signature}; known are"),
+            ("X-S", "{signature}", "{body}", &[], "secrets is empty"),
+            ("X-S", "{signature}", "{body}", &[""], "the signing secret is empty"),
+            ("X-S", "{signature}", "{body}", &["whsec_!!"], "what follows whsec_ is not base64"),
+        ];
+        for (header, template, content, secrets, expected) in cases {
+            let error = scheme(header, template, content, secrets).err().expect(expected).to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Problem documents (RFC 9457): what a sender is told when a request is refused.
+
+use bytes::Bytes;
+use http::{Response, StatusCode, header};
+use http_body_util::Full;
+use serde::Serialize;
+
+use crate::limits;
+
+/// A refused request.
+#[derive(Debug, Serialize)]
+pub(super) struct Problem {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<Item>,
+    /// The reason as the metric names it.
+    #[serde(skip)]
+    pub reason: &'static str,
+    #[serde(skip)]
+    retry_after_secs: Option<u64>,
+}
+
+/// What is wrong with one item of the request.
+#[derive(Debug, Serialize, PartialEq, Eq)]
+pub(super) struct Item {
+    /// From 0, over events.
+    pub index: usize,
+    /// JSON pointer into the item.
+    pub pointer: String,
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl Problem {
+    /// `reason` is the metric's label and the last part of the problem's type.
+    pub fn new(status: StatusCode, reason: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: format!("urn:sidehook:problem:{reason}"),
+            title,
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: Vec::new(),
+            reason,
+            retry_after_secs: None,
+        }
+    }
+
+    /// With the bad items, at most [`limits::PROBLEM_ERRORS`] of them.
+    pub fn items(mut self, mut errors: Vec<Item>) -> Self {
+        errors.truncate(limits::PROBLEM_ERRORS);
+        self.errors = errors;
+        self
+    }
+
+    /// With a `Retry-After`.
+    pub fn retry_after(mut self, secs: u64) -> Self {
+        self.retry_after_secs = Some(secs.max(1));
+        self
+    }
+
+    /// What went wrong, for the log.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    pub fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response =
+            Response::builder().status(self.status).header(header::CONTENT_TYPE, "application/problem+json");
+        if let Some(secs) = self.retry_after_secs {
+            response = response.header(header::RETRY_AFTER, secs);
+        }
+        if self.status == 401 {
+            response = response.header(header::WWW_AUTHENTICATE, "Bearer");
+        }
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        response.body(Full::new(Bytes::from(body))).unwrap_or_default()
+    }
+}

@@ -1,0 +1,1 @@
+//! Facts that `config` and `reload` state.

@@ -1,0 +1,86 @@
+//! Facts that `ingest` and `source` state.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+/// Distinct event types that get a series of their own; the rest count as `other`, so that an assistant that makes
+/// up types cannot grow the metrics without bound.
+const TYPES: usize = 100;
+
+static KNOWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// An event was accepted and is durable.
+pub struct EventAccepted<'a> {
+    /// Name of its source.
+    pub source: &'a str,
+    /// Its type.
+    pub kind: &'a str,
+}
+
+impl EventAccepted<'_> {
+    /// Moves the metric.
+    pub fn emit(self) {
+        let kind = {
+            let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+            if known.contains(self.kind) || (known.len() < TYPES && known.insert(self.kind.to_owned())) {
+                self.kind.to_owned()
+            } else {
+                "other".to_owned()
+            }
+        };
+        metrics::counter!("sidehook_events_received_total", "source" => self.source.to_owned(), "type" => kind)
+            .increment(1);
+    }
+}
+
+/// A request, or an item of it, was refused.
+pub struct EventRejected<'a> {
+    /// Name of its source.
+    pub source: &'a str,
+    /// `malformed`, `invalid`, `id_conflict`, `too_large`, `media_type`, `unauthorized`, `full`, `failed`.
+    pub reason: &'static str,
+    /// For the log: what the sender was told.
+    pub detail: &'a str,
+}
+
+impl EventRejected<'_> {
+    /// Writes the log line and moves the metric.
+    pub fn emit(self) {
+        metrics::counter!("sidehook_events_rejected_total", "source" => self.source.to_owned(), "reason" => self.reason)
+            .increment(1);
+        tracing::warn!(source = self.source, reason = self.reason, detail = self.detail, "event refused");
+    }
+}
+
+/// One decision about an event for a webhook that led to no delivery.
+pub struct NotDelivered<'a> {
+    /// The webhook.
+    pub webhook: &'a str,
+    /// `filtered` or `rule_failed`.
+    pub outcome: &'static str,
+}
+
+impl NotDelivered<'_> {
+    /// Moves the metric.
+    pub fn emit(self) {
+        metrics::counter!("sidehook_deliveries_total", "webhook" => self.webhook.to_owned(), "outcome" => self.outcome)
+            .increment(1);
+    }
+}
+
+/// A rule failed on an event.
+pub struct RuleFailed<'a> {
+    /// The webhook.
+    pub webhook: &'a str,
+    /// The event's id.
+    pub event: &'a str,
+    /// File, function, line, column and message.
+    pub error: &'a str,
+}
+
+impl RuleFailed<'_> {
+    /// Writes the log line.
+    pub fn emit(self) {
+        tracing::error!(webhook = self.webhook, event = self.event, error = self.error, "rule failed");
+    }
+}
