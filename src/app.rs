@@ -1,19 +1,19 @@
 //! The only place that wires: build (bind) → serve → drain.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Parts};
 use crate::clock::{Clock, Entropy};
 use crate::config::model::{Listen, Settings, Source};
 use crate::config::{self, Generation, Report};
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{Dispatcher, Summary};
 use crate::ingest::Ingest;
 use crate::net::{self, ListenError, ServeOptions};
 use crate::outbox::{CommitError, KnownWebhook, Options, Outbox, OutboxError, WhenFull};
@@ -21,6 +21,9 @@ use crate::reload::{ReloadHandle, Reloader};
 use crate::shutdown::Shutdown;
 use crate::source::http::HttpSource;
 use crate::telemetry;
+
+/// How long what is told to let go may take to do so.
+const LET_GO: Duration = Duration::from_secs(1);
 
 /// Why sidehook did not start.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +64,7 @@ pub struct App {
     admin_stop: CancellationToken,
     admin_thread: std::thread::JoinHandle<()>,
     sources_done: Vec<JoinHandle<()>>,
-    dispatcher: JoinHandle<crate::dispatch::Summary>,
+    dispatcher: JoinHandle<Summary>,
     followers: Vec<JoinHandle<()>>,
 }
 
@@ -93,7 +96,15 @@ impl App {
         let (reloader, reload, generations) = Reloader::new(config.to_owned(), first, clock.clone());
         let ready = Arc::new(AtomicBool::new(false));
         let admin_stop = CancellationToken::new();
-        let admin = Admin::new(outbox.clone(), generations.clone(), reload.clone(), Arc::clone(&ready), clock.clone());
+        let listening = Arc::new(OnceLock::new());
+        let admin = Admin::new(Parts {
+            outbox: outbox.clone(),
+            generations: generations.clone(),
+            reload: reload.clone(),
+            ready: Arc::clone(&ready),
+            listening: Arc::clone(&listening),
+            clock: clock.clone(),
+        });
         let (admin, admin_thread) =
             admin.spawn(settings.admin.listen.clone(), admin_stop.clone()).await.map_err(at("admin.listen"))?;
 
@@ -118,6 +129,8 @@ impl App {
             tokio::spawn(reloader.run(shutdown.draining.clone())),
             tokio::spawn(follow(generations.clone(), outbox.clone())),
         ];
+        // Set once, here.
+        let _ = listening.set(sources.clone());
         ready.store(true, Ordering::SeqCst);
         for (name, listen) in &sources {
             tracing::info!(source = %name, %listen, "takes events");
@@ -155,22 +168,38 @@ impl App {
         }
         self.intake.cancel();
         self.shutdown.draining.cancel();
-        let mut dispatcher = self.dispatcher;
+        let abort = self.shutdown.abort.clone();
         let in_flight = async {
             for source in self.sources_done {
                 // A source that panicked has nothing in flight.
                 let _ = source.await;
             }
-            let _ = (&mut dispatcher).await;
+            self.dispatcher.await
         };
-        tokio::select! {
-            () = in_flight => {}
-            () = tokio::time::sleep(grace) => tracing::warn!("shutdown.grace is over; attempts in flight are let go and will be made again"),
-            () = hurry.cancelled() => {}
+        tokio::pin!(in_flight);
+        let ended = tokio::select! {
+            ended = &mut in_flight => Some(ended),
+            () = tokio::time::sleep(grace) => None,
+            () = hurry.cancelled() => None,
+        };
+        abort.cancel();
+        let ended = match ended {
+            Some(ended) => Some(ended),
+            // After `abort` the dispatcher only lets go of what it holds.
+            None => tokio::time::timeout(LET_GO, in_flight).await.ok(),
+        };
+        match ended {
+            Some(Ok(Summary { cut_off: 0, unsettled: 0 })) => {}
+            Some(Ok(Summary { cut_off, unsettled })) => {
+                tracing::warn!(
+                    cut_off,
+                    unsettled,
+                    "attempts were let go; their deliveries are sent again after the next start"
+                );
+            }
+            Some(Err(error)) => tracing::error!(%error, "dispatch ended unexpectedly"),
+            None => tracing::warn!("a request or an attempt did not let go in time"),
         }
-        self.shutdown.abort.cancel();
-        // After `abort` the dispatcher only lets go of what it holds.
-        let _ = tokio::time::timeout(Duration::from_secs(1), &mut dispatcher).await;
         for follower in self.followers {
             follower.abort();
         }

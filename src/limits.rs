@@ -136,12 +136,10 @@ pub const RECEIVED_BYTES: usize = 64 * 1024 * 1024;
 pub const READY_BYTES: usize = 2 * 1024 * 1024;
 /// Payload bytes of all webhooks kept ready in memory; each may have one delivery beyond it.
 pub const READY_TOTAL_BYTES: usize = 16 * 1024 * 1024;
-/// Payload bytes of one answer of the outbox to "what is due".
-pub const READY_ANSWER_BYTES: usize = 8 * 1024 * 1024;
-/// Questions of that kind at once.
+/// Looks for due deliveries at once.
 pub const REFILLS: usize = 2;
-/// How often an idle webhook's deliveries are looked for in the outbox without a hint.
-pub const REFILL_EVERY: Duration = Duration::from_secs(30);
+/// How often a webhook's deliveries are looked for in the outbox without a hint.
+pub const REFILL_EVERY: Duration = Duration::from_secs(1);
 /// Results of attempts that may wait for the outbox before no further attempt starts.
 pub const UNSETTLED_RESULTS: usize = 4096;
 /// Results that go into one commit.

@@ -7,8 +7,8 @@ mod guard;
 mod problem;
 mod status;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use axum::Router;
@@ -32,25 +32,38 @@ const CONNECTIONS: usize = 64;
 
 /// What the handlers share.
 #[derive(Clone)]
-pub struct Admin {
-    outbox: Outbox,
-    generations: watch::Receiver<Arc<Generation>>,
-    reload: ReloadHandle,
-    ready: Arc<AtomicBool>,
-    clock: Clock,
+pub struct Parts {
+    /// Where deliveries are.
+    pub outbox: Outbox,
+    /// The configuration in force.
+    pub generations: watch::Receiver<Arc<Generation>>,
+    /// Asks for reloads.
+    pub reload: ReloadHandle,
+    /// Set by whoever starts and ends the process.
+    pub ready: Arc<AtomicBool>,
+    /// Where the sources listen, by name, once they do.
+    pub listening: Arc<OnceLock<Vec<(String, Listen)>>>,
+    /// For ages.
+    pub clock: Clock,
+}
+
+/// The admin listener's handlers.
+#[derive(Clone)]
+pub struct Admin(Arc<Parts>);
+
+impl std::ops::Deref for Admin {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
 }
 
 impl Admin {
-    /// `ready` is set by whoever starts and ends the process.
+    /// From its parts.
     #[must_use]
-    pub fn new(
-        outbox: Outbox,
-        generations: watch::Receiver<Arc<Generation>>,
-        reload: ReloadHandle,
-        ready: Arc<AtomicBool>,
-        clock: Clock,
-    ) -> Self {
-        Self { outbox, generations, reload, ready, clock }
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
     }
 
     /// Why `/ready` is red; `None` when it is green.

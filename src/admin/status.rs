@@ -6,8 +6,8 @@ use axum::response::{IntoResponse as _, Response};
 use http::{StatusCode, header};
 use serde_json::{Value, json};
 
-use super::{Admin, gauges};
 use super::problem::failed;
+use super::{Admin, gauges};
 use crate::config::Generation;
 use crate::config::model::Source;
 use crate::outbox::Health;
@@ -37,14 +37,15 @@ pub(super) async fn status(State(admin): State<Admin>) -> Json<Value> {
     let current = admin.generations.borrow().clone();
     let generation: &Generation = &current;
     let health = admin.outbox.health().borrow().clone();
-    let sources: Vec<Value> = generation
-        .settings
-        .sources
+    let listening = admin.listening.get().map_or(&[][..], Vec::as_slice);
+    let sources: Vec<Value> = listening
         .iter()
-        .map(|(name, source)| match source {
-            Source::Http { listen, namespace, .. } => {
-                json!({"name": name, "type": "http", "listen": listen.to_string(), "namespace": &**namespace})
-            }
+        .map(|(name, listen)| {
+            let namespace = match generation.settings.sources.get(name) {
+                Some(Source::Http { namespace, .. }) => &**namespace,
+                None => "",
+            };
+            json!({"name": name, "type": "http", "listen": listen.to_string(), "namespace": namespace})
         })
         .collect();
     let webhooks: Vec<Value> = generation

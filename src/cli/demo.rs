@@ -13,8 +13,8 @@ use super::{exit, ledger, print, run};
 use crate::app::App;
 use crate::clock::{Clock, Entropy};
 use crate::config::model::Listen;
-use crate::net::receiver::{Received, Receiver, ReceiverOptions};
-use crate::net::{local, self_signed};
+use crate::net::{Received, Receiver, ReceiverOptions, local, self_signed};
+use crate::outbox::Ledger;
 use crate::secret::Secret;
 use crate::sign::VerifyKey;
 
@@ -51,9 +51,9 @@ pub fn run(args: &Args) -> anyhow::Result<u8> {
         let stop = CancellationToken::new();
         let mut stage = Stage::build(&home.0, &stop).await?;
         stage.play(&home.0).await?;
-        let balanced = stage.app.outbox.ledger().await?;
-        print(&format!("\nThe ledger:\n{}", ledger::table(&balanced)))?;
-        ensure!(balanced.balanced, "the ledger does not balance");
+        let settled = stage.settled().await?;
+        print(&format!("\nThe ledger:\n{}", ledger::table(&settled)))?;
+        ensure!(settled.balanced, "the ledger does not balance");
         if args.keep {
             print(&format!(
                 "\nStill running; end it with Ctrl-C.\n  admin      http://{}/\n  events     http://{}/v1/events\n  files      {}\n",
@@ -181,6 +181,20 @@ impl Stage {
         let analysis = json!({"conversation-analysis": {"result": "Late delivery, customer reassured."}});
         self.send(&json!({"type": "conversation.update", "conversation": conversation, "analysis": analysis})).await?;
         self.arrived().await
+    }
+
+    /// The ledger once the last answer is on record too.
+    async fn settled(&self) -> anyhow::Result<Ledger> {
+        let settled = async {
+            loop {
+                let ledger = self.app.outbox.ledger().await?;
+                if ledger.webhooks.iter().all(|row| row.pending + row.waiting == 0) {
+                    return anyhow::Ok(ledger);
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, settled).await.context("a delivery was not settled")?
     }
 
     async fn send(&self, event: &Value) -> anyhow::Result<()> {

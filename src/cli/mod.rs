@@ -84,7 +84,9 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    telemetry::log::init(cli.log_format);
+    // The demonstration tells its own story; what sidehook logs beside it is of interest when something is wrong.
+    let level = if matches!(cli.command, Command::Run(_)) { "info" } else { "warn" };
+    telemetry::log::init(cli.log_format, level);
     let config = cli.config.as_path();
     let done = match cli.command {
         Command::Run(args) => run::run(&args, config),

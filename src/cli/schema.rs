@@ -7,8 +7,10 @@ use crate::config::schema;
 
 /// Arguments of `schema`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Examples:\n  sidehook schema > sidehook.schema.json\n  sidehook schema webhook > webhook.schema.json\n\n\
-    An editor with YAML support reads it from the first line of a file:\n  # yaml-language-server: $schema=../webhook.schema.json")]
+#[command(
+    after_help = "Examples:\n  sidehook schema > sidehook.schema.json\n  sidehook schema webhook > webhook.schema.json\n\n\
+    An editor with YAML support reads it from the first line of a file:\n  # yaml-language-server: $schema=../webhook.schema.json"
+)]
 pub struct Args {
     /// Which file the schema is for.
     #[arg(value_enum, default_value_t = Of::Sidehook)]

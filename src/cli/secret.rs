@@ -75,7 +75,10 @@ fn make(new: &New, entropy: &Entropy) -> anyhow::Result<Made> {
         return Ok(Made { secret: Zeroizing::new(STANDARD.encode(bytes.as_slice())), public: None });
     }
     if !new.ed25519 {
-        return Ok(Made { secret: Zeroizing::new(format!("whsec_{}", STANDARD.encode(bytes.as_slice()))), public: None });
+        return Ok(Made {
+            secret: Zeroizing::new(format!("whsec_{}", STANDARD.encode(bytes.as_slice()))),
+            public: None,
+        });
     }
     let pair = Ed25519KeyPair::from_seed_unchecked(&bytes).ok().context("these random bytes make no ed25519 key")?;
     let public = pair.public_key().as_ref();

@@ -4,13 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::interpolate::{self, UNREADABLE};
+use super::interpolate;
 use super::mask;
 use super::reader::{ReadError, Reader};
 use super::report::{Problem, Report};
 use super::shape::{self, Block, Key as ShapeKey, Kind};
 use super::values;
-use super::yaml::{self, FileId, Key, Meaning, Node, Span, Style, Value, meaning_of};
+use super::yaml::{self, FileId, Key, Meaning, Node, Span, Style, UNREADABLE, Value, meaning_of};
 use crate::limits;
 use crate::secret::Secret;
 
@@ -79,19 +79,17 @@ impl<'a> Decoder<'a> {
         let text = match self.reader.text(path, limits::CONFIG_FILE_BYTES) {
             Ok(text) => text,
             Err(error) => {
-                self.file_problem(name, &error.to_string());
+                let error = error.to_string();
+                let message = error.strip_prefix("it ").map_or(error.clone(), |rest| format!("the file {rest}"));
+                self.file_problem(name, &message);
                 return None;
             }
         };
         let id = self.add_file(name, text.clone());
         let (tree, mistakes) = yaml::parse(id, &text);
+        let tree = if mistakes.is_empty() { Some(tree.unwrap_or_else(|| Node::nothing(id))) } else { tree };
         for mistake in mistakes {
-            self.found.push(Found {
-                span: mistake.span,
-                message: mistake.message,
-                help: mistake.help,
-                suspect: true,
-            });
+            self.found.push(Found { span: mistake.span, message: mistake.message, help: mistake.help, suspect: true });
         }
         let mut tree = tree?;
         let mut masks = Vec::new();
@@ -99,7 +97,9 @@ impl<'a> Decoder<'a> {
         self.files[id].masks = masks;
         let env = self.env;
         let mut bad = Vec::new();
-        interpolate::tree(&mut tree, env, &mut |node, mistake| bad.push((place_in(node, mistake.offset), mistake)));
+        interpolate::tree(&mut tree, env, &mut |node, mistake| {
+            bad.push((place_in(node, mistake.offset), mistake));
+        });
         for (span, mistake) in bad {
             self.problem(span, mistake.message, Some(mistake.help));
         }
@@ -121,20 +121,12 @@ impl<'a> Decoder<'a> {
         self.plain.push(problem);
     }
 
-    /// Whether anything was recorded.
-    #[must_use]
-    pub fn has_problems(&self) -> bool {
-        !self.found.is_empty() || !self.plain.is_empty()
-    }
-
     /// All problems, in order of file, line and column, each once.
     #[must_use]
     pub fn report(&self) -> Report {
         let mut problems: Vec<Problem> = self.plain.clone();
         problems.extend(self.found.iter().filter_map(|found| self.dress(found)));
-        problems.sort_by(|a, b| {
-            (&a.file, a.line, a.column, &a.message).cmp(&(&b.file, b.line, b.column, &b.message))
-        });
+        problems.sort_by(|a, b| (&a.file, a.line, a.column, &a.message).cmp(&(&b.file, b.line, b.column, &b.message)));
         problems.dedup();
         let omitted = problems.len().saturating_sub(limits::CONFIG_PROBLEMS);
         problems.truncate(limits::CONFIG_PROBLEMS);
@@ -146,14 +138,8 @@ impl<'a> Decoder<'a> {
         let file = self.files.get(found.span.file)?;
         let mut span = found.span;
         let text = file.text.lines().nth(span.line.saturating_sub(1)).unwrap_or_default();
-        if span.column == 0 {
-            // Inside a block scalar: `end_column - 1` counts from where its text begins.
-            let indent = text.chars().take_while(|c| *c == ' ').count();
-            let block = file.text.lines().nth(span.line.saturating_sub(2)).unwrap_or_default();
-            let outer = block.chars().take_while(|c| *c == ' ').count();
-            span.column = indent.max(outer) + span.end_column - 1;
-            span.end_column = span.column + 1;
-        }
+        // A place in a folded block may lie behind the end of its first line.
+        span.column = span.column.clamp(1, text.chars().count() + 1);
         let rest = text.chars().count().saturating_sub(span.column - 1);
         let width = if span.end_line == span.line { span.end_column.saturating_sub(span.column) } else { rest };
         let shown = mask::line(text, span.line, &file.masks, found.suspect, span.column, width.clamp(1, rest.max(1)));
@@ -193,7 +179,7 @@ impl<'a> Decoder<'a> {
     ) -> Option<Fields<'n>> {
         let own = self.entries(node, block)?;
         let fallback = defaults.and_then(|d| if let Value::Map(e) = &d.value { Some(e.as_slice()) } else { None });
-        Some(Fields { block, own, fallback: fallback.unwrap_or_default(), span: node.span })
+        Some(Fields { block, own, fallback: fallback.unwrap_or_default(), span: node.span, partial: false })
     }
 
     fn entries<'n>(&mut self, node: &'n Node, block: &'static Block) -> Option<&'n [(Key, Node)]> {
@@ -203,7 +189,16 @@ impl<'a> Decoder<'a> {
             }
             if !unreadable(node) {
                 let first = block.keys.first().map_or("", |k| k.name);
-                let help = format!("write its keys: {{{first}: …}}");
+                let help = match &node.value {
+                    Value::Scalar(s) => {
+                        s.text.split_once(':').and_then(|(name, _)| block.key(name)).map(|key| key.name)
+                    }
+                    _ => None,
+                };
+                let help = help.map_or_else(
+                    || format!("write its keys: {{{first}: …}}"),
+                    |name| format!("write `{name}: …`, with a space after the colon"),
+                );
                 self.problem(node.span, format!("`{}` is a mapping, not {}", block.name, what(node)), Some(help));
             }
             return None;
@@ -246,7 +241,8 @@ impl<'a> Decoder<'a> {
         };
         // Inside a block that is refused as a whole its keys need not be.
         let inside = block.keys.iter().all(|k| k.later);
-        if !neutral && (!inside || block.name == "auth") {
+        let inside = inside || (block.name.starts_with("source_") && block.name != "source_http");
+        if !neutral && !inside {
             let message = format!("known key, not available in this version of sidehook: `{}`", key.text);
             self.problem(key.span, message, Some("leave it out".to_owned()));
         }
@@ -403,8 +399,8 @@ impl<'a> Decoder<'a> {
                     Meaning::Integer => format!("{text}s or {text}ms?"),
                     _ => "write a number and a unit, like 50ms, 15s, 5m, 24h or 7d".to_owned(),
                 };
-                let message = right.split("; ").next().unwrap_or_default().to_owned();
-                let help = if self.quote(node).contains(mask::STARS) { right } else { help };
+                let (message, general) = right.split_once("; ").unwrap_or((&right, "write less"));
+                let help = if self.quote(node).contains(mask::STARS) { general.to_owned() } else { help };
                 self.problem(node.span, format!("{}: {message}", self.quote(node)), Some(help));
                 None
             }
@@ -601,7 +597,12 @@ pub fn what(node: &Node) -> &'static str {
 /// The place of a character of a scalar, as far as it can be told.
 fn place_in(node: &Node, offset: usize) -> Span {
     match &node.value {
-        Value::Scalar(s) if s.style != Style::Block && !s.text.contains('\n') => node.place_within(1, offset + 1),
+        Value::Scalar(s) if s.style != Style::Block && !s.text.contains('\n') => {
+            let mut span = node.place_within(1, offset + 1);
+            let width = s.text.chars().skip(offset).position(|c| c == '}');
+            span.end_column = span.column + width.map_or(1, |w| w + 1);
+            span
+        }
         _ => node.span,
     }
 }
@@ -613,6 +614,8 @@ pub struct Fields<'n> {
     fallback: &'n [(Key, Node)],
     /// Where the mapping stands.
     pub span: Span,
+    /// Whether required keys may be missing: others supply them.
+    pub partial: bool,
 }
 
 #[cfg(test)]
@@ -644,7 +647,7 @@ impl<'n> Fields<'n> {
     /// A key that must be there; `right` tells what to write.
     pub fn require(&self, d: &mut Decoder<'_>, name: &'static str, right: &str) -> Option<&'n Node> {
         let found = self.get(name);
-        if found.is_none() && !self.own.iter().any(|(key, _)| key.text == name) {
+        if found.is_none() && !self.partial && !self.own.iter().any(|(key, _)| key.text == name) {
             let message = format!("`{name}` is missing");
             let at = Span { end_line: self.span.line, end_column: self.span.column + 1, ..self.span };
             d.problem(at, message, Some(format!("add {right}")));
@@ -670,7 +673,9 @@ impl<'n> Fields<'n> {
 
     /// A word of the table's choice where null may stand too, or its default.
     pub fn choice_or_null(&self, d: &mut Decoder<'_>, name: &'static str, default: &'static str) -> &'static str {
-        let Some(Kind::Either([Kind::Choice(words), ..])) = self.block.key(name).map(|k| k.kind) else { return default };
+        let Some(Kind::Either([Kind::Choice(words), ..])) = self.block.key(name).map(|k| k.kind) else {
+            return default;
+        };
         self.get(name).and_then(|node| d.choice(node, words)).unwrap_or(default)
     }
 

@@ -1,7 +1,7 @@
 //! `${NAME}`, `${NAME:-default}`, `${NAME:?message}` and `$${` inside string values, after parsing. Values never show
 //! in a message: a text that any of them came into is marked and shown as `****` from then on.
 
-use super::yaml::{Node, Style, Value};
+use super::yaml::{Node, Style, UNREADABLE, Value};
 use crate::limits;
 
 /// What a text became.
@@ -94,7 +94,10 @@ fn variable(inner: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String,
         let said = if message.is_empty() { "it is required" } else { message };
         return value.ok_or_else(|| (format!("the variable {name} is not set: {said}"), format!("set {name}")));
     }
-    Err((format!("`${{{name}{}…}}` is no form of a variable", how.chars().take(2).collect::<String>()), forms.to_owned()))
+    Err((
+        format!("`${{{name}{}…}}` is no form of a variable", how.chars().take(2).collect::<String>()),
+        forms.to_owned(),
+    ))
 }
 
 /// Replaces all variables of a tree's values, in place.
@@ -128,9 +131,6 @@ pub fn tree(node: &mut Node, env: &dyn Fn(&str) -> Option<String>, found: &mut d
         }
     }
 }
-
-/// Stands for a text whose variables could not be read: its key is then not checked further.
-pub const UNREADABLE: &str = "\u{0}unreadable";
 
 #[cfg(test)]
 mod tests {

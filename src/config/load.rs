@@ -106,21 +106,22 @@ fn compile(d: &mut Decoder<'_>, file: &Path, directory: Option<&Path>, clock: &C
     }
     // Without settings the webhooks are still checked, against the defaults.
     let empty = Node { span: Span { file: usize::MAX, ..Span::default() }, value: Value::Map(Vec::new()) };
-    let root_fields = d.fields(root.as_ref().unwrap_or(&empty), &shape::ROOT, None).or_else(|| d.fields(&empty, &shape::ROOT, None))?;
+    let root_fields = d
+        .fields(root.as_ref().unwrap_or(&empty), &shape::ROOT, None)
+        .or_else(|| d.fields(&empty, &shape::ROOT, None))?;
     let decoded = settings::decode(d, &root_fields);
     let library = scripts::load(d, &decoded, clock);
     let defaults = root_fields.get("defaults");
-    let shared = Shared { defaults, library: &library, allow_http: decoded.settings.egress.allow_http || root.is_none() };
+    let allow_http = decoded.settings.egress.allow_http || root.is_none();
+    if let Some(node) = defaults {
+        let shared = Shared { defaults: None, library: &library, allow_http, partial: true };
+        let _ = webhook::decode(d, "defaults", node, &shared, String::new());
+    }
+    let shared = Shared { defaults, library: &library, allow_http, partial: false };
     let mut webhooks = BTreeMap::new();
     let named = inline(d, &root_fields, &shared, &mut webhooks);
     for (path, name) in folder {
         one_file(d, &path, &name, &shared, &named, &mut webhooks);
-    }
-    if let Some(node) = defaults
-        && webhooks.is_empty()
-        && !d.has_problems()
-    {
-        let _ = d.fields(node, &shape::WEBHOOK, None);
     }
     if webhooks.len() > limits::WEBHOOKS {
         d.file_problem(d.show(file), &format!("more than {} webhooks", limits::WEBHOOKS));
@@ -193,14 +194,11 @@ fn one_file(
     named: &BTreeMap<String, String>,
     out: &mut Webhooks,
 ) {
-    let Some((node, text)) = d.yaml(path, &Kind::Block(&shape::WEBHOOK)) else {
-        if d.reader.text(path, limits::CONFIG_FILE_BYTES).is_ok_and(|text| is_blank(&text)) {
-            d.plain_problem(
-                Problem::of_file(d.show(path), "the file is empty").with_help("write a webhook, or remove the file"),
-            );
-        }
-        return;
-    };
+    let Some((node, text)) = d.yaml(path, &Kind::Block(&shape::WEBHOOK)) else { return };
+    if node.is_null() {
+        let problem = Problem::of_file(d.show(path), "the file is empty");
+        return d.plain_problem(problem.with_help("write a webhook, or remove the file"));
+    }
     if let Some(other) = named.get(name) {
         webhook::duplicate(d, node.span, name, other);
         return;
@@ -212,11 +210,6 @@ fn one_file(
     if let Some(webhook) = webhook::decode(d, name, &node, shared, reader::sha256(text.as_bytes())) {
         out.insert(Arc::clone(&webhook.name), Arc::new(webhook));
     }
-}
-
-/// Whether a text holds nothing but blanks and comments.
-fn is_blank(text: &str) -> bool {
-    text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
 }
 
 fn all_warnings(mut warnings: Vec<String>, inputs: &Inputs) -> Vec<String> {

@@ -99,7 +99,11 @@ pub fn line(text: &str, number: usize, masks: &[Span], suspect: bool, column: us
         let from = if span.line == number { span.column.saturating_sub(1) } else { 0 };
         // A block's end is the beginning of the line below it.
         let to = if span.end_line == number { span.end_column.saturating_sub(1) } else { chars.len() };
-        hidden.iter_mut().take(to.min(chars.len())).skip(from).for_each(|h| *h = true);
+        let to = to.min(chars.len());
+        // Quotes are no part of what they hold.
+        let quoted = to > from + 1 && matches!(chars[from], '"' | '\'') && chars[from] == chars[to - 1];
+        let (from, to) = if quoted { (from + 1, to - 1) } else { (from, to) };
+        hidden.iter_mut().take(to).skip(from).for_each(|h| *h = true);
     }
     if suspect && is_match(&SUSPICIOUS, text) {
         hide_words(text, &mut hidden);

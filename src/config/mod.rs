@@ -23,3 +23,6 @@ mod yaml;
 pub use load::{Loaded, load, load_all};
 pub use model::{Generation, Webhook};
 pub use report::{Problem, Report};
+
+#[cfg(test)]
+mod tests;

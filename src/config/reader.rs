@@ -346,7 +346,8 @@ mod tests {
 
     #[test]
     fn single_file_mounts_are_found() {
-        let info = "36 35 98:0 / /etc/sidehook/side\\040hook.yaml rw - ext4 /dev/x rw\n37 35 98:0 / /etc rw - ext4 x rw";
+        let info =
+            "36 35 98:0 / /etc/sidehook/side\\040hook.yaml rw - ext4 /dev/x rw\n37 35 98:0 / /etc rw - ext4 x rw";
         let files = [PathBuf::from("/etc/sidehook/side hook.yaml"), PathBuf::from("/etc/other")];
         assert_eq!(single_file_mounts(&files, info), vec![files[0].clone()]);
     }

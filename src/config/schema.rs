@@ -88,7 +88,9 @@ fn of(kind: &Kind, defs: &mut Map<String, Value>) -> Value {
         }
         Kind::Rate => json!({"type": "string", "pattern": "/(s|m|h)$|\\$\\{", "examples": ["50/s", "100/m"]}),
         Kind::Url => json!({"type": "string", "pattern": "^https?://|\\$\\{"}),
-        Kind::Listen => json!({"type": "string", "pattern": ":|\\$\\{", "examples": ["127.0.0.1:7070", "unix:/run/sidehook.sock"]}),
+        Kind::Listen => {
+            json!({"type": "string", "pattern": ":|\\$\\{", "examples": ["127.0.0.1:7070", "unix:/run/sidehook.sock"]})
+        }
         Kind::Network => json!({"type": "string", "examples": ["10.0.0.0/8"]}),
         Kind::Status => json!({"anyOf": [
             {"type": "integer", "minimum": 100, "maximum": 599},
@@ -99,8 +101,10 @@ fn of(kind: &Kind, defs: &mut Map<String, Value>) -> Value {
         Kind::Null => json!({"type": "null"}),
         Kind::Any => json!({}),
         Kind::Secret => reference("secret", defs, |_| {
-            let one = |name: &str| json!({"type": "object", "additionalProperties": false, "required": [name],
-                "properties": {name: {"type": "string"}}});
+            let one = |name: &str| {
+                json!({"type": "object", "additionalProperties": false, "required": [name],
+                "properties": {name: {"type": "string"}}})
+            };
             json!({"anyOf": [{"type": "string"}, one("env"), one("file")]})
         }),
         Kind::Selector => reference("selector", defs, |_| {

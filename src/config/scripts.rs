@@ -33,7 +33,11 @@ pub fn load(d: &mut Decoder<'_>, decoded: &Decoded, clock: &Clock) -> Library {
     } else {
         d.reader.expect_listing(dir);
         if let Some(span) = decoded.rules_dir_node {
-            d.problem(span, format!("there is no directory {shown_dir}"), Some("make it, or leave `rules_dir` out".to_owned()));
+            d.problem(
+                span,
+                format!("there is no directory {shown_dir}"),
+                Some("make it, or leave `rules_dir` out".to_owned()),
+            );
         }
     }
     let compiled = sources.iter().map(|(name, (_, text))| (name.clone(), Arc::clone(text))).collect();
@@ -173,12 +177,12 @@ impl Library {
             Err(problem) => {
                 let odd = text.matches('"').count() % 2 == 1 || text.matches('\'').count() % 2 == 1;
                 let plain = matches!(&node.value, Value::Scalar(s) if s.style == Style::Plain);
-                let help = (odd && plain).then(|| {
-                    "to YAML ` #` begins a comment and ends the value; quote the whole expression".to_owned()
-                });
+                let help = (odd && plain)
+                    .then(|| "to YAML ` #` begins a comment and ends the value; quote the whole expression".to_owned());
                 let interpolated = matches!(&node.value, Value::Scalar(s) if s.interpolated);
                 let message = if interpolated {
-                    "not a Rhai expression once its variables are read; `$${` writes the characters themselves".to_owned()
+                    "not a Rhai expression once its variables are read; `$${` writes the characters themselves"
+                        .to_owned()
                 } else {
                     format!("`when`: {}", problem.message)
                 };

@@ -27,7 +27,7 @@ pub struct Decoded {
     pub script_limits: ScriptLimits,
     /// `rules_dir`
     pub rules_dir: PathBuf,
-    /// Whether `rules_dir` was written, so that it must be there; and where.
+    /// Where another `rules_dir` than the default was written: it must be there.
     pub rules_dir_node: Option<super::yaml::Span>,
     /// The values of `rules_env`.
     pub rules_env: BTreeMap<String, String>,
@@ -55,7 +55,8 @@ pub fn decode(d: &mut Decoder<'_>, root: &Fields<'_>) -> Decoded {
     Decoded {
         script_limits,
         rules_dir,
-        rules_dir_node: dir.map(|(span, _)| span),
+        // The default need not be there, written out or not.
+        rules_dir_node: dir.filter(|(_, text)| text != "rules").map(|(span, _)| span),
         rules_env: rules_env(d, root),
         settings: Settings {
             sources,
@@ -236,11 +237,8 @@ fn conversations(d: &mut Decoder<'_>, root: &Fields<'_>) -> Conversations {
 }
 
 fn admin(d: &mut Decoder<'_>, root: &Fields<'_>) -> Admin {
-    let mut out = Admin {
-        listen: Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 7071))),
-        token: None,
-        hosts: Vec::new(),
-    };
+    let mut out =
+        Admin { listen: Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 7071))), token: None, hosts: Vec::new() };
     let Some(fields) = root.get("admin").and_then(|node| d.fields(node, &shape::ADMIN, None)) else { return out };
     let node = fields.get("listen");
     if let Some(listen) = node.and_then(|node| listen(d, node)) {
@@ -260,7 +258,11 @@ fn admin(d: &mut Decoder<'_>, root: &Fields<'_>) -> Admin {
             let Some(host) = d.text(item) else { continue };
             if host.is_empty() || host.contains(['/', ' ', ':', '*']) {
                 let message = format!("{} is no host name", d.quote(item));
-                d.problem(item.span, message, Some("write a name such as sidehook.example.com, without port".to_owned()));
+                d.problem(
+                    item.span,
+                    message,
+                    Some("write a name such as sidehook.example.com, without port".to_owned()),
+                );
             }
             out.hosts.push(host);
         }
@@ -282,15 +284,21 @@ fn networks(d: &mut Decoder<'_>, node: &Node) -> Vec<ipnet::IpNet> {
     let mut out = Vec::new();
     for item in d.list(node).unwrap_or_default() {
         let Some(text) = d.text(item) else { continue };
-        let parsed = text.parse::<ipnet::IpNet>().or_else(|e| text.parse::<std::net::IpAddr>().map(Into::into).map_err(|_| e));
+        let parsed =
+            text.parse::<ipnet::IpNet>().or_else(|e| text.parse::<std::net::IpAddr>().map(Into::into).map_err(|_| e));
         match parsed {
             Ok(net) if net.trunc() == net => out.push(net),
             Ok(net) => {
                 let message = format!("{} has bits set behind its prefix", d.quote(item));
-                d.problem(item.span, message, Some(format!("write {} or {}/{}", net.trunc(), net.addr(), net.max_prefix_len())));
+                d.problem(
+                    item.span,
+                    message,
+                    Some(format!("write {} or {}/{}", net.trunc(), net.addr(), net.max_prefix_len())),
+                );
             }
             Err(_) => {
-                let help = "write a network such as 10.0.0.0/8 or \"fd00::/8\", or one address; names are not resolved here";
+                let help =
+                    "write a network such as 10.0.0.0/8 or \"fd00::/8\", or one address; names are not resolved here";
                 d.problem(item.span, format!("{} is no network", d.quote(item)), Some(help.to_owned()));
             }
         }
@@ -301,8 +309,7 @@ fn networks(d: &mut Decoder<'_>, node: &Node) -> Vec<ipnet::IpNet> {
 fn bounds(d: &mut Decoder<'_>, root: &Fields<'_>) -> (u64, usize, ScriptLimits) {
     let mut body = limits::DEFAULT_BODY_BYTES;
     let mut concurrency = limits::DEFAULT_CONCURRENCY;
-    let mut scripts =
-        ScriptLimits { operations: limits::DEFAULT_SCRIPT_OPERATIONS, time: limits::DEFAULT_SCRIPT_TIME };
+    let mut scripts = ScriptLimits { operations: limits::DEFAULT_SCRIPT_OPERATIONS, time: limits::DEFAULT_SCRIPT_TIME };
     let Some(fields) = root.get("limits").and_then(|node| d.fields(node, &shape::LIMITS, None)) else {
         return (body, concurrency, scripts);
     };

@@ -104,7 +104,12 @@ const fn later(name: &'static str, kind: Kind, doc: &'static str) -> Key {
 pub static ROOT: Block = Block {
     name: "sidehook",
     keys: &[
-        key("sources", Kind::Map(&Kind::Source), "", "Where events come in, by name. Default: events on 127.0.0.1:7070."),
+        key(
+            "sources",
+            Kind::Map(&Kind::Source),
+            "",
+            "Where events come in, by name. Default: events on 127.0.0.1:7070.",
+        ),
         key("webhooks", Kind::Map(&Kind::Block(&WEBHOOK)), "{}", "Webhooks by name; or one file each in webhooks/."),
         key("rules_dir", Kind::Path, "\"rules\"", "Folder of the Rhai scripts."),
         key("rules_env", Kind::List(&Kind::Text), "[]", "Environment variables that env() may read."),
@@ -127,23 +132,48 @@ pub static WEBHOOK: Block = Block {
     keys: &[
         key("description", Kind::Text, "", "For people."),
         required("url", Kind::Url, "Where it is sent."),
-        key("method", Kind::Choice(&["POST", "PUT", "PATCH", "GET"]), "\"POST\"", "JSON body; GET has params in the query."),
+        key(
+            "method",
+            Kind::Choice(&["POST", "PUT", "PATCH", "GET"]),
+            "\"POST\"",
+            "JSON body; GET has params in the query.",
+        ),
         required("events", Kind::List(&Kind::Text), "Event types, exact or as globs: conversation.*"),
         key("enabled", Kind::Bool, "true", "Whether it matches events."),
         key("headers", Kind::Map(&Kind::Hidden), "{}", "Request headers. Values are never shown."),
         key("params", Kind::Map(&Kind::Selector), "", "Payload key to selector. Default: event and data."),
-        key("missing", Kind::Either(&[Kind::Choice(&["omit", "null", "error"]), Kind::Null]), "\"omit\"", "What a missing entry becomes."),
+        key(
+            "missing",
+            Kind::Either(&[Kind::Choice(&["omit", "null", "error"]), Kind::Null]),
+            "\"omit\"",
+            "What a missing entry becomes.",
+        ),
         key("when", Kind::Text, "", "A Rhai expression; false sends nothing."),
         key("rule", Kind::Path, "", "A Rhai script under rules_dir."),
         key("wait_for", Kind::Block(&WAIT_FOR), "", "Hold an end event until late analysis is there."),
         required("signing", Kind::Block(&SIGNING), "How requests are signed; `scheme: none` must be written."),
         key("timeout", Kind::Duration, "\"15s\"", "One whole attempt, body included."),
         key("retry", Kind::Block(&RETRY), "", "When failed attempts are repeated."),
-        key("ordering", Kind::Choice(&["conversation", "none"]), "\"conversation\"", "Whether a conversation's deliveries keep their order."),
+        key(
+            "ordering",
+            Kind::Choice(&["conversation", "none"]),
+            "\"conversation\"",
+            "Whether a conversation's deliveries keep their order.",
+        ),
         key("concurrency", Kind::Integer(1, 10_000), "16", "Attempts in flight."),
         key("rate_limit", Kind::Rate, "", "Attempts per time; bursts up to one second's worth."),
-        key("priority", Kind::Integer(-1_000_000, 1_000_000), "0", "Lower goes first when webhooks wait for limits.concurrency."),
-        key("on_rule_error", Kind::Choice(&["dead_letter", "skip", "send_params"]), "\"dead_letter\"", "What follows from a failing rule."),
+        key(
+            "priority",
+            Kind::Integer(-1_000_000, 1_000_000),
+            "0",
+            "Lower goes first when webhooks wait for limits.concurrency.",
+        ),
+        key(
+            "on_rule_error",
+            Kind::Choice(&["dead_letter", "skip", "send_params"]),
+            "\"dead_letter\"",
+            "What follows from a failing rule.",
+        ),
         key("format", Kind::Choice(&["json", "cloudevents"]), "\"json\"", "Shape of the body."),
         key("tls", Kind::Block(&TLS), "", "Certificates of this destination."),
         later("auth", Kind::Block(&AUTH), "How sidehook authenticates itself."),
@@ -169,7 +199,12 @@ pub static SIGNING: Block = Block {
         key("header", Kind::Text, "", "hmac: the signature's header."),
         key("algorithm", Kind::Choice(&["sha256", "sha512"]), "\"sha256\"", "hmac: the hash."),
         key("encoding", Kind::Choice(&["hex", "base64"]), "\"hex\"", "hmac: how the signature is written."),
-        key("template", Kind::Text, "\"{signature}\"", "hmac: the header's value; {timestamp} and {signature} are replaced."),
+        key(
+            "template",
+            Kind::Text,
+            "\"{signature}\"",
+            "hmac: the header's value; {timestamp} and {signature} are replaced.",
+        ),
         key("content", Kind::Text, "\"{body}\"", "hmac: what is signed; {id}, {timestamp} and {body} are replaced."),
     ],
 };
@@ -178,7 +213,12 @@ pub static SIGNING: Block = Block {
 pub static RETRY: Block = Block {
     name: "retry",
     keys: &[
-        key("schedule", Kind::Either(&[Kind::List(&Kind::Duration), Kind::Block(&BACKOFF)]), "[\"5s\",\"5m\",\"30m\",\"2h\",\"5h\",\"10h\",\"10h\"]", "A delay per retry, or an exponential one."),
+        key(
+            "schedule",
+            Kind::Either(&[Kind::List(&Kind::Duration), Kind::Block(&BACKOFF)]),
+            "[\"5s\",\"5m\",\"30m\",\"2h\",\"5h\",\"10h\",\"10h\"]",
+            "A delay per retry, or an exponential one.",
+        ),
         key("jitter", Kind::Number(0.0, 1.0), "0.2", "Spread around each delay."),
         key("statuses", Kind::List(&Kind::Status), "[408,409,425,429,\"5xx\"]", "Statuses that are retried."),
     ],
@@ -208,8 +248,7 @@ pub static TLS: Block = Block {
 };
 
 /// `auth`.
-pub static AUTH: Block =
-    Block { name: "auth", keys: &[later("oauth2", Kind::Block(&OAUTH2), "Client credentials.")] };
+pub static AUTH: Block = Block { name: "auth", keys: &[later("oauth2", Kind::Block(&OAUTH2), "Client credentials.")] };
 
 /// `auth.oauth2`.
 pub static OAUTH2: Block = Block {
@@ -251,7 +290,12 @@ pub static OUTBOX: Block = Block {
     keys: &[
         key("path", Kind::Path, "\"data\"", "Directory of the store."),
         key("max_bytes", Kind::Size, "\"1GiB\"", "Size limit."),
-        key("when_full", Kind::Choice(&["reject", "drop_oldest_begin"]), "\"reject\"", "What happens at the size limit."),
+        key(
+            "when_full",
+            Kind::Choice(&["reject", "drop_oldest_begin"]),
+            "\"reject\"",
+            "What happens at the size limit.",
+        ),
         key("retain", Kind::Block(&RETAIN), "", "How long what is done is kept."),
         later("encryption_key", Kind::Secret, "Seals what is stored."),
         later("backend", Kind::Choice(&["nats"]), "Another store than the embedded one."),
@@ -277,7 +321,11 @@ pub static CONVERSATIONS: Block = Block {
     keys: &[
         key("state", Kind::Choice(&["durable", "memory"]), "\"durable\"", "Whether state outlives a restart."),
         key("retain", Kind::Duration, "\"1h\"", "How long state is kept after the end."),
-        later("idle_timeout", Kind::Either(&[Kind::Duration, Kind::Null]), "When an idle conversation counts as failed."),
+        later(
+            "idle_timeout",
+            Kind::Either(&[Kind::Duration, Kind::Null]),
+            "When an idle conversation counts as failed.",
+        ),
         key("max_open_age", Kind::Duration, "\"7d\"", "When an open conversation's state is given up."),
     ],
 };
@@ -354,33 +402,50 @@ macro_rules! source {
     };
 }
 
-source!(SOURCE_HTTP, "source_http", [
-    required("listen", Kind::Listen, "Where it listens."),
-    key("token", Kind::Secret, "", "Bearer token that senders must show."),
-]);
-source!(SOURCE_PROXY, "source_proxy", [
-    later("listen", Kind::Listen, "Where it listens."),
-    later("upstream", Kind::Url, "The assistant."),
-    later("taps", Kind::List(&Kind::Block(&TAP)), "What is read along."),
-]);
+source!(
+    SOURCE_HTTP,
+    "source_http",
+    [
+        required("listen", Kind::Listen, "Where it listens."),
+        key("token", Kind::Secret, "", "Bearer token that senders must show."),
+    ]
+);
+source!(
+    SOURCE_PROXY,
+    "source_proxy",
+    [
+        later("listen", Kind::Listen, "Where it listens."),
+        later("upstream", Kind::Url, "The assistant."),
+        later("taps", Kind::List(&Kind::Block(&TAP)), "What is read along."),
+    ]
+);
 source!(SOURCE_STDIN, "source_stdin", []);
 source!(SOURCE_UNIX, "source_unix", [later("listen", Kind::Listen, "Where it listens.")]);
 source!(SOURCE_FILE, "source_file", [later("path", Kind::Path, "The file that is followed.")]);
-source!(SOURCE_EXEC, "source_exec", [
-    later("command", Kind::List(&Kind::Text), "The assistant's program and its arguments."),
-    later("env", Kind::Map(&Kind::Hidden), "Its environment."),
-    later("cwd", Kind::Path, "Its working directory."),
-    later("on_overflow", Kind::Choice(&["drop", "block"]), "What happens when the outbox is full."),
-]);
-source!(SOURCE_SSE, "source_sse", [
-    later("url", Kind::Url, "The stream."),
-    later("headers", Kind::Map(&Kind::Hidden), "Request headers."),
-]);
-source!(SOURCE_NATS, "source_nats", [
-    later("servers", Kind::List(&Kind::Text), "Servers."),
-    later("stream", Kind::Text, "The stream."),
-    later("consumer", Kind::Text, "The durable consumer."),
-]);
+source!(
+    SOURCE_EXEC,
+    "source_exec",
+    [
+        later("command", Kind::List(&Kind::Text), "The assistant's program and its arguments."),
+        later("env", Kind::Map(&Kind::Hidden), "Its environment."),
+        later("cwd", Kind::Path, "Its working directory."),
+        later("on_overflow", Kind::Choice(&["drop", "block"]), "What happens when the outbox is full."),
+    ]
+);
+source!(
+    SOURCE_SSE,
+    "source_sse",
+    [later("url", Kind::Url, "The stream."), later("headers", Kind::Map(&Kind::Hidden), "Request headers."),]
+);
+source!(
+    SOURCE_NATS,
+    "source_nats",
+    [
+        later("servers", Kind::List(&Kind::Text), "Servers."),
+        later("stream", Kind::Text, "The stream."),
+        later("consumer", Kind::Text, "The durable consumer."),
+    ]
+);
 
 /// One of `taps`.
 pub static TAP: Block = Block {

@@ -28,14 +28,19 @@ pub fn decode(d: &mut Decoder<'_>, node: &Node) -> Option<Signer> {
 fn only(d: &mut Decoder<'_>, fields: &Fields<'_>, scheme: &str, foreign: &[&'static str]) {
     for name in foreign {
         if let Some(node) = fields.get(name) {
-            let help = if *name == "secrets" { "write `scheme: standard`, or leave the secrets out" } else { "that is for `scheme: hmac`" };
+            let help = if *name == "secrets" {
+                "write `scheme: standard`, or leave the secrets out"
+            } else {
+                "that is for `scheme: hmac`"
+            };
             d.problem(node.span, format!("`{name}` means nothing with `scheme: {scheme}`"), Some(help.to_owned()));
         }
     }
 }
 
 fn secrets<'n>(d: &mut Decoder<'_>, fields: &Fields<'n>) -> Option<Vec<(&'n Node, Secret)>> {
-    let node = fields.require(d, "secrets", "`secrets: [{env: NAME}]`, or {file: PATH}; `sidehook secret new` makes one")?;
+    let node =
+        fields.require(d, "secrets", "`secrets: [{env: NAME}]`, or {file: PATH}; `sidehook secret new` makes one")?;
     let items = d.list(node)?;
     if items.is_empty() {
         let help = "add one; `sidehook secret new` makes it".to_owned();
@@ -52,7 +57,9 @@ fn standard(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<Signer> {
     for (node, secret) in &found {
         match SigningKey::parse(secret) {
             Ok(key) => keys.push(key),
-            Err(error) => d.problem(node.span, error.to_string(), Some("`sidehook secret new` makes a good one".to_owned())),
+            Err(error) => {
+                d.problem(node.span, error.to_string(), Some("`sidehook secret new` makes a good one".to_owned()))
+            }
         }
     }
     (keys.len() == found.len()).then_some(Signer::Standard(keys))
@@ -62,7 +69,8 @@ fn hmac(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<Signer> {
     let found = secrets(d, fields);
     let header_node = fields.require(d, "header", "`header: X-Signature`");
     let header = header_node.and_then(|n| d.text(n));
-    let algorithm = if fields.choice(d, "algorithm", "sha256") == "sha512" { Algorithm::Sha512 } else { Algorithm::Sha256 };
+    let algorithm =
+        if fields.choice(d, "algorithm", "sha256") == "sha512" { Algorithm::Sha512 } else { Algorithm::Sha256 };
     let encoding = if fields.choice(d, "encoding", "hex") == "base64" { Encoding::Base64 } else { Encoding::Hex };
     let (template_node, content_node) = (fields.get("template"), fields.get("content"));
     let template = template_node.map_or(Some("{signature}".to_owned()), |n| d.text(n))?;
@@ -75,7 +83,9 @@ fn hmac(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<Signer> {
         Err(error) => {
             let node = match &error {
                 TemplateError::Header(_) | TemplateError::Taken(_) => header_node,
-                TemplateError::Placeholder { key: "content", .. } | TemplateError::Brace { key: "content" } | TemplateError::NoBody => content_node,
+                TemplateError::Placeholder { key: "content", .. }
+                | TemplateError::Brace { key: "content" }
+                | TemplateError::NoBody => content_node,
                 TemplateError::NoSecret | TemplateError::Key(_) => fields.get("secrets"),
                 _ => template_node,
             };

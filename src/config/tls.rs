@@ -135,7 +135,11 @@ fn min_version(d: &mut Decoder<'_>, fields: &Fields<'_>) -> bool {
         Some("1.3") => true,
         Some("1.2") | None => false,
         Some(_) => {
-            d.problem(node.span, format!("{} is no TLS version to ask for", d.quote(node)), Some("write \"1.2\" or \"1.3\"".to_owned()));
+            d.problem(
+                node.span,
+                format!("{} is no TLS version to ask for", d.quote(node)),
+                Some("write \"1.2\" or \"1.3\"".to_owned()),
+            );
             false
         }
     }

@@ -66,12 +66,13 @@ pub fn explain(text: &str, at: Span, info: &str, open: Option<usize>) -> Mistake
             "put quotes around the value: \"${NAME}\", \"Bearer ${NAME}\"",
         );
     }
-    if finds(&BRACKET_ADDRESS, line).is_some() {
-        return make("an IPv6 address in brackets is a list to YAML, unless it is quoted", "quote it: \"[::1]:7070\"");
+    if let Some(address) = finds(&BRACKET_ADDRESS, line) {
+        let help = format!("quote it: \"{address}\"");
+        return make("an IPv6 address in brackets is a list to YAML, unless it is quoted", &help);
     }
     if let Some(word) = finds(&STAR, line) {
-        let message = format!("`{word}` begins with `*`, which names an alias in YAML");
-        return make(&message, &format!("quote it: \"{word}\""));
+        let help = format!("quote it: \"{word}\"");
+        return make("a value that begins with `*` is an alias to YAML, unless it is quoted", &help);
     }
     for (sign, name) in [('@', "`@`"), ('`', "a backtick"), ('%', "`%`")] {
         let begins = value.starts_with(sign) || value.trim_start_matches(['[', '{', ' ']).starts_with(sign);
@@ -105,10 +106,20 @@ pub fn explain(text: &str, at: Span, info: &str, open: Option<usize>) -> Mistake
     if info.contains("simple key expect") {
         return make("a key is expected here, and it has no `:`", "write `key: value`, with a space after the colon");
     }
-    if info.contains("flow sequence") || info.contains("flow mapping") || info.contains("flow construct") {
+    if info.contains("illegal placement of ':'")
+        || info.contains("flow sequence")
+        || info.contains("flow mapping")
+        || info.contains("flow construct")
+    {
         return make(
             "a `[` or `{` is opened and not closed, or a comma is missing",
             "close it, put commas between the entries, and quote values that hold any of , [ ] { }",
+        );
+    }
+    if info.contains("did not find expected node content") {
+        return make(
+            "a value is missing here, or a `[` or `{` is not closed",
+            "close it, or quote the value if the sign belongs to it",
         );
     }
     if info.contains("misplaced bracket") {

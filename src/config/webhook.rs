@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue};
 use super::decode::{Decoder, Fields, what};
 use super::mask;
 use super::model::{EventPatterns, Method, WaitFor, Webhook};
-use super::params;
+use super::params::{self, split_help};
 use super::scripts::Library;
 use super::shape;
 use super::signing;
@@ -34,14 +34,21 @@ pub struct Shared<'s> {
     pub library: &'s Library,
     /// `egress.allow_http`
     pub allow_http: bool,
+    /// Whether it is `defaults` that is checked, which supplies no whole webhook.
+    pub partial: bool,
 }
 
 /// Reads one webhook. Nothing comes back when its mistakes leave nothing to run; they are recorded.
 pub fn decode(d: &mut Decoder<'_>, name: &str, node: &Node, shared: &Shared<'_>, file_hash: String) -> Option<Webhook> {
-    let fields = d.fields(node, &shape::WEBHOOK, shared.defaults)?;
+    let mut fields = d.fields(node, &shape::WEBHOOK, shared.defaults)?;
+    fields.partial = shared.partial;
     let url = fields.require(d, "url", "`url: https://…`").and_then(|n| url(d, n, shared.allow_http));
     let events = fields.require(d, "events", "`events: [conversation.completed]`").and_then(|n| events(d, n));
-    let signer = match fields.require(d, "signing", "`signing: {scheme: standard, secrets: [{env: NAME}]}`, or `signing: {scheme: none}`") {
+    let signer = match fields.require(
+        d,
+        "signing",
+        "`signing: {scheme: standard, secrets: [{env: NAME}]}`, or `signing: {scheme: none}`",
+    ) {
         Some(node) => signing::decode(d, node),
         None => None,
     };
@@ -157,7 +164,11 @@ fn events(d: &mut Decoder<'_>, node: &Node) -> Option<EventPatterns> {
             continue;
         };
         if let Err(message) = EventPatterns::new(vec![pattern.clone()]) {
-            d.problem(item.span, format!("no event pattern: {message}"), Some("write a type, or a glob such as \"conversation.*\"".to_owned()));
+            d.problem(
+                item.span,
+                format!("no event pattern: {message}"),
+                Some("write a type, or a glob such as \"conversation.*\"".to_owned()),
+            );
             good = false;
             continue;
         }
@@ -223,7 +234,11 @@ fn headers(d: &mut Decoder<'_>, fields: &Fields<'_>, signature: &[HeaderName]) -
             continue;
         }
         if value.is_null() {
-            d.problem(key.span, format!("the header `{}` has no value", key.text), Some("give it one, or leave it out".to_owned()));
+            d.problem(
+                key.span,
+                format!("the header `{}` has no value", key.text),
+                Some("give it one, or leave it out".to_owned()),
+            );
             continue;
         }
         let Some(text) = d.loose(value) else { continue };
@@ -233,8 +248,13 @@ fn headers(d: &mut Decoder<'_>, fields: &Fields<'_>, signature: &[HeaderName]) -
                 out.push((name, value));
             }
             Err(_) => {
-                let message = format!("the value of the header `{}` holds a line break or a control character", key.text);
-                d.problem(value.span, message, Some("a trailing newline may come from a block (`|`) or a variable".to_owned()));
+                let message =
+                    format!("the value of the header `{}` holds a line break or a control character", key.text);
+                d.problem(
+                    value.span,
+                    message,
+                    Some("a trailing newline may come from a block (`|`) or a variable".to_owned()),
+                );
             }
         }
     }
@@ -249,7 +269,11 @@ fn wait_for(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<WaitFor> {
     if let Some(node) = names {
         let items = d.list(node).unwrap_or_default();
         if items.is_empty() {
-            d.problem(node.span, "`analysis` names nothing to wait for", Some("name an analysis, or leave `wait_for` out".to_owned()));
+            d.problem(
+                node.span,
+                "`analysis` names nothing to wait for",
+                Some("name an analysis, or leave `wait_for` out".to_owned()),
+            );
         }
         analysis = items.iter().filter_map(|item| d.text(item)).collect();
     }
@@ -285,7 +309,11 @@ fn schedule(d: &mut Decoder<'_>, node: &Node) -> Option<Schedule> {
         let attempts = u32::try_from(fields.integer(d, "attempts", 10)).unwrap_or(10);
         if max < initial {
             let at = fields.get("max").or(fields.get("initial")).map_or(node.span, |n| n.span);
-            let message = format!("`max` ({}) is below `initial` ({})", values::show_duration(max), values::show_duration(initial));
+            let message = format!(
+                "`max` ({}) is below `initial` ({})",
+                values::show_duration(max),
+                values::show_duration(initial)
+            );
             d.problem(at, message, Some("raise `max`".to_owned()));
         }
         return Some(Schedule::Exponential { initial, factor, max, attempts });
@@ -307,7 +335,10 @@ fn statuses(d: &mut Decoder<'_>, node: &Node) -> Option<StatusSet> {
         let Some(text) = d.loose(item) else { continue };
         match StatusSet::parse([text.as_str()]) {
             Ok(_) => texts.push(text),
-            Err(message) => d.problem(item.span, hide(d, item, &text, message), Some("write a status such as 429, or a class such as 5xx".to_owned())),
+            Err(message) => {
+                let (message, help) = split_help(hide(d, item, &text, message));
+                d.problem(item.span, message, help);
+            }
         }
     }
     if texts.len() < items.len() {
@@ -321,7 +352,8 @@ fn rate(d: &mut Decoder<'_>, node: &Node) -> Option<Rate> {
     match Rate::parse(&text) {
         Ok(rate) => Some(rate),
         Err(message) => {
-            d.problem(node.span, hide(d, node, &text, message), Some("write 50/s, 100/m or 10/h".to_owned()));
+            let (message, help) = split_help(hide(d, node, &text, message));
+            d.problem(node.span, message, help);
             None
         }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use saphyr_parser::{Event, Parser, ScalarStyle, Span as Raw, StrInput, Tag};
+use saphyr_parser::{Event, Parser, ScalarStyle, Span as Raw, Tag};
 
 use super::traps;
 use crate::limits;
@@ -119,6 +119,9 @@ pub fn meaning_of(text: &str) -> Meaning {
     Meaning::Text
 }
 
+/// Stands for a text that could not be read: a problem was recorded, and its key is not checked further.
+pub const UNREADABLE: &str = "\u{0}unreadable";
+
 /// A value with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
@@ -149,6 +152,13 @@ pub struct Key {
 }
 
 impl Node {
+    /// What an empty file holds.
+    #[must_use]
+    pub fn nothing(file: FileId) -> Self {
+        let scalar = Scalar { text: String::new(), style: Style::Plain, interpolated: false };
+        Self { span: Span::at(file, 1, 1), value: Value::Scalar(scalar) }
+    }
+
     /// Whether it is null or nothing.
     #[must_use]
     pub fn is_null(&self) -> bool {
@@ -171,8 +181,8 @@ impl Node {
             Style::Quoted if line == 1 && self.span.line == self.span.end_line => {
                 Span::at(self.span.file, self.span.line, self.span.column + column)
             }
-            // A block's text begins on the line below its `|`; how far it is indented only the file's lines tell.
-            Style::Block => Span { column: 0, ..Span::at(self.span.file, self.span.line + line, column) },
+            // A block's place is where its text begins, so its column is its indentation.
+            Style::Block => Span::at(self.span.file, self.span.line + line - 1, self.span.column + column - 1),
             _ => self.span,
         }
     }
@@ -219,7 +229,7 @@ pub struct Mistake {
 /// Reads one document. What could be read comes back beside the mistakes; `None` where nothing could.
 #[must_use]
 pub fn parse(file: FileId, text: &str) -> (Option<Node>, Vec<Mistake>) {
-    let mut builder = Builder { file, text, ..Builder::default() };
+    let mut builder = Builder { text, ..Builder::default() };
     let mut parser = Parser::new_from_str(text);
     while !builder.stopped {
         match parser.next_event() {
@@ -242,12 +252,13 @@ struct Open {
     key: Option<Key>,
     /// Keys so far, with their lines.
     seen: HashMap<String, usize>,
+    /// Whether a key of it was none.
+    spoiled: bool,
     anchor: usize,
 }
 
 #[derive(Default)]
 struct Builder<'t> {
-    file: FileId,
     text: &'t str,
     stack: Vec<Open>,
     anchors: BTreeMap<usize, Node>,
@@ -256,7 +267,6 @@ struct Builder<'t> {
     root: Option<Node>,
     mistakes: Vec<Mistake>,
     stopped: bool,
-    _parser: std::marker::PhantomData<Parser<'t, StrInput<'t>>>,
 }
 
 impl Builder<'_> {
@@ -286,7 +296,12 @@ impl Builder<'_> {
                     ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => Style::Quoted,
                     ScalarStyle::Literal | ScalarStyle::Folded => Style::Block,
                 };
-                let scalar = Scalar { text: text.into_owned(), style, interpolated: false };
+                let scalar = if tag.is_some_and(|t| !t.is_yaml_core_schema()) {
+                    // It means something else than it says, so nothing more is made of it.
+                    Scalar { text: UNREADABLE.to_owned(), style, interpolated: true }
+                } else {
+                    Scalar { text: text.into_owned(), style, interpolated: false }
+                };
                 let node = Node { span, value: Value::Scalar(scalar) };
                 self.keep(anchor, &node);
                 self.add(node);
@@ -336,11 +351,15 @@ impl Builder<'_> {
             self.stack.clear();
             return;
         }
-        self.stack.push(Open { node, key: None, seen: HashMap::new(), anchor });
+        self.stack.push(Open { node, key: None, seen: HashMap::new(), spoiled: false, anchor });
     }
 
     fn close(&mut self, end: Span) {
         let Some(mut open) = self.stack.pop() else { return };
+        if open.spoiled && matches!(&open.node.value, Value::Map(entries) if entries.is_empty()) {
+            let scalar = Scalar { text: UNREADABLE.to_owned(), style: Style::Plain, interpolated: true };
+            open.node.value = Value::Scalar(scalar);
+        }
         open.node.span.end_line = end.end_line;
         open.node.span.end_column = end.end_column;
         self.keep(open.anchor, &open.node);
@@ -365,6 +384,7 @@ impl Builder<'_> {
             Value::List(items) => items.push(node),
             Value::Map(entries) => match open.key.take() {
                 None => open.key = Some(self.key(node)),
+                Some(key) if key.span.file == usize::MAX => open.spoiled = true,
                 Some(key) => self.entry(entries, &mut open.seen, key, node),
             },
             Value::Scalar(_) => {}
@@ -373,9 +393,6 @@ impl Builder<'_> {
     }
 
     fn entry(&mut self, entries: &mut Vec<(Key, Node)>, seen: &mut HashMap<String, usize>, key: Key, node: Node) {
-        if key.span.file == usize::MAX {
-            return;
-        }
         match seen.get(&key.text) {
             None => {
                 seen.insert(key.text.clone(), key.span.line);
@@ -383,7 +400,11 @@ impl Builder<'_> {
             }
             Some(line) => {
                 let shown: String = key.text.chars().take(60).collect();
-                self.mistake(key.span, format!("`{shown}` is already there, on line {line}"), Some("keep one of the two"));
+                self.mistake(
+                    key.span,
+                    format!("`{shown}` is already there, on line {line}"),
+                    Some("keep one of the two"),
+                );
             }
         }
     }

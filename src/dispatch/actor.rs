@@ -20,12 +20,11 @@ use crate::outbox::{Health, Outbox, OutboxError, Ready, Standing};
 use crate::shutdown::Shutdown;
 use crate::telemetry::dispatch as facts;
 
-/// How long the actor sleeps at most, so that a clock that was set forward is noticed.
-const LONGEST_SLEEP: Duration = Duration::from_secs(5);
-
 /// Sends what the outbox owes. Made by [`Dispatcher::new`], driven by [`Dispatcher::run`].
 pub struct Dispatcher {
     outbox: Outbox,
+    /// Taken as early as can be: the outbox announces nothing before.
+    ready: Option<mpsc::Receiver<Ready>>,
     clock: Clock,
     entropy: Entropy,
     shutdown: Shutdown,
@@ -40,6 +39,8 @@ pub struct Dispatcher {
     settler: Settler,
     /// Results that are not durable yet.
     unsettled: usize,
+    /// When all lanes were last made to ask the store.
+    looked_at: Timestamp,
     store_works: bool,
     commands: mpsc::Receiver<Command>,
     /// Kept so that the channel stays open when nobody else holds a handle.
@@ -100,6 +101,7 @@ impl Dispatcher {
         let (commands_in, commands) = mpsc::channel(limits::DISPATCH_COMMANDS);
         let guard = Arc::new(Guard::new(&generations.borrow().settings.egress));
         let mut dispatcher = Self {
+            ready: outbox.ready(),
             outbox,
             clock,
             entropy,
@@ -113,6 +115,7 @@ impl Dispatcher {
             refills: JoinSet::new(),
             settler: Settler { results, settled, task },
             unsettled: 0,
+            looked_at: Timestamp::default(),
             store_works: true,
             commands,
             handle: Handle { commands: commands_in, board: Board::default() },
@@ -130,7 +133,7 @@ impl Dispatcher {
 
     /// Runs until `draining`, then lets attempts in flight finish and their results be stored, until `abort`.
     pub async fn run(mut self) -> Summary {
-        let mut ready = self.outbox.ready();
+        let mut ready = self.ready.take();
         let mut health = self.outbox.health();
         self.store_works = !matches!(*health.borrow_and_update(), Health::Failed(_));
         let mut arrived = Vec::with_capacity(limits::READY_DELIVERIES);
@@ -141,6 +144,7 @@ impl Dispatcher {
             }
             let now = self.clock.now();
             if !draining {
+                self.look_around(now);
                 self.refill(now);
                 self.pump(now);
             }
@@ -176,7 +180,7 @@ impl Dispatcher {
                 Event::Generation => self.take_generation(),
                 Event::Health => self.store_works = !matches!(*health.borrow_and_update(), Health::Failed(_)),
                 Event::Command(command) => self.obey(&command),
-                Event::Woken => self.look_around(),
+                Event::Woken => {}
                 Event::Draining => draining = true,
                 Event::Abort => break,
             }
@@ -254,16 +258,16 @@ impl Dispatcher {
     /// Asks the store for more where it may have more; a few questions at a time, since each answer may be large.
     fn refill(&mut self, now: Timestamp) {
         while self.refills.len() < limits::REFILLS {
-            let wanting = self.lanes.iter_mut().filter_map(|(name, lane)| Some((name, lane.wants_refill(now)?, lane)));
-            let Some((name, limit, lane)) = wanting.min_by_key(|(_, _, lane)| lane.last_asked) else { return };
+            let wanting = self.lanes.iter_mut().filter(|(_, lane)| lane.wants_refill(now));
+            let Some((name, lane)) = wanting.min_by_key(|(_, lane)| lane.last_asked) else { return };
             self.turn += 1;
-            lane.asked(now, self.turn);
+            let known = lane.ask(self.turn);
             let (outbox, name) = (self.outbox.clone(), name.clone());
             self.refills.spawn(async move {
                 let refill = async {
-                    let due = outbox.due(&name, now, limit).await?;
+                    let due = outbox.due_beyond(&name, now, limits::READY_DELIVERIES, &known).await?;
                     let next = outbox.next_due(&name, now).await?;
-                    Ok(Refill { due, next, limit })
+                    Ok(Refill { due, next })
                 };
                 let refill = refill.await;
                 (name, refill)
@@ -372,22 +376,20 @@ impl Dispatcher {
         }
     }
 
-    /// Events are hints; once in a while the store itself is asked.
-    fn look_around(&mut self) {
-        let now = self.clock.now();
-        for lane in self.lanes.values_mut() {
-            // A clock that was set back must not put this off.
-            lane.asked_at = lane.asked_at.min(now);
-            if !lane.has_work() && now.since(lane.asked_at) >= limits::REFILL_EVERY {
-                lane.suspect_backlog();
-            }
+    /// Announcements are hints; once in a while the store itself is asked.
+    fn look_around(&mut self, now: Timestamp) {
+        // A clock that was set back must not put this off.
+        self.looked_at = self.looked_at.min(now);
+        if now.since(self.looked_at) >= limits::REFILL_EVERY {
+            self.looked_at = now;
+            self.lanes.values_mut().for_each(Lane::suspect_backlog);
         }
     }
 
     fn sleep(&self, now: Timestamp) -> Duration {
         // What is due already waits for an event, not for time.
         let next = self.lanes.values().filter_map(|lane| lane.wakes_at(now)).min();
-        next.map_or(LONGEST_SLEEP, |at| at.since(now).min(LONGEST_SLEEP))
+        next.map_or(limits::REFILL_EVERY, |at| at.since(now).min(limits::REFILL_EVERY))
     }
 }
 

@@ -30,8 +30,6 @@ pub(super) struct Lane {
     settled_meanwhile: HashSet<i64>,
     /// When the next delivery is due that was not at the last look.
     pub(super) next_due: Option<Timestamp>,
-    /// When the store was last asked.
-    pub(super) asked_at: Timestamp,
     /// The file's hash when the destination said 410.
     gone: Option<String>,
     /// Held back until then.
@@ -72,7 +70,6 @@ enum Question {
 pub(super) struct Refill {
     pub(super) due: Vec<Ready>,
     pub(super) next: Option<Timestamp>,
-    pub(super) limit: usize,
 }
 
 impl Lane {
@@ -95,7 +92,8 @@ impl Lane {
         self.suspect_backlog();
     }
 
-    /// The store may hold more than is known here.
+    /// The store may hold more than is known here: it says so only while it has room to, and not at all before the
+    /// dispatcher listens.
     pub(super) fn suspect_backlog(&mut self) {
         self.backlog = Backlog::Maybe;
     }
@@ -167,19 +165,19 @@ impl Lane {
         true
     }
 
-    /// How many deliveries to ask the store for, if it should be asked now.
-    pub(super) fn wants_refill(&self, now: Timestamp) -> Option<usize> {
+    /// Whether to ask the store for more now.
+    pub(super) fn wants_refill(&self, now: Timestamp) -> bool {
         let asks = self.active() && self.question == Question::None && self.backlog != Backlog::Behind;
         let due = self.backlog == Backlog::Maybe || self.next_due.is_some_and(|at| at <= now);
         let low = self.queue.len() <= limits::READY_DELIVERIES / 2 && self.queued_bytes <= limits::READY_BYTES / 2;
-        (asks && due && low).then(|| self.known.len() + limits::READY_DELIVERIES)
+        asks && due && low
     }
 
-    /// The question is on its way.
-    pub(super) fn asked(&mut self, now: Timestamp, turn: u64) {
+    /// The question is on its way; answers the rows that need no telling.
+    pub(super) fn ask(&mut self, turn: u64) -> HashSet<i64> {
         self.question = Question::Asked;
-        self.asked_at = now;
         self.last_asked = turn;
+        self.known.clone()
     }
 
     /// Takes the store's answer.
@@ -191,8 +189,8 @@ impl Lane {
             return;
         }
         let bytes: usize = refill.due.iter().map(|ready| ready.body.len()).sum();
-        // The store answers up to the limit or up to 8 MiB of bodies; near either, there may be more.
-        let truncated = refill.due.len() >= refill.limit || bytes >= limits::READY_ANSWER_BYTES / 2;
+        // The store answers up to a number of deliveries or of bytes; near either, there may be more.
+        let truncated = refill.due.len() >= limits::READY_DELIVERIES || bytes >= limits::DUE_BYTES / 2;
         let more = truncated || !settled.is_empty();
         self.backlog = if more { Backlog::Maybe } else { Backlog::None };
         self.next_due = refill.next;

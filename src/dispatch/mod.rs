@@ -14,3 +14,6 @@ mod settler;
 
 pub use actor::{Dispatcher, Summary};
 pub use board::{Handle, LaneStatus};
+
+#[cfg(test)]
+mod tests;

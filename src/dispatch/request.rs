@@ -1,9 +1,7 @@
 //! From a delivery and its webhook as it is now to an HTTP request. Pure: signs, but sends nothing.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
+use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use http_body_util::Full;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -59,9 +57,6 @@ pub(super) fn build(
         delivery.body.clone()
     };
     let mut headers = own_headers(webhook, delivery);
-    if let Some(basic) = take_userinfo(&mut url) {
-        headers.entry(AUTHORIZATION).or_insert(basic);
-    }
     headers.entry(USER_AGENT).or_insert(AGENT);
     if webhook.method != Method::Get {
         headers.entry(CONTENT_TYPE).or_insert(match webhook.program.format {
@@ -105,22 +100,6 @@ fn own_headers(webhook: &Webhook, delivery: &Ready) -> HeaderMap {
         }
     }
     headers
-}
-
-/// `user:password@` of the URL as an `Authorization` header, taken out of the URL.
-fn take_userinfo(url: &mut Url) -> Option<HeaderValue> {
-    if url.username().is_empty() && url.password().is_none() {
-        return None;
-    }
-    let decode = |text: &str| percent_encoding::percent_decode_str(text).collect::<Vec<u8>>();
-    let mut pair = decode(url.username());
-    pair.push(b':');
-    pair.extend(decode(url.password().unwrap_or_default()));
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    let mut value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(pair))).ok()?;
-    value.set_sensitive(true);
-    Some(value)
 }
 
 /// W3C trace context: the same trace, a span of our own. Anything but version 00 in its exact shape is not handed on.
@@ -244,14 +223,5 @@ mod tests {
         ] {
             assert_eq!(child_span(bad, &entropy), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn credentials_in_the_url_become_a_header() {
-        let mut url: Url = "https://us%40er:p%3Aw@x.example/h".parse().expect("a url");
-        let value = take_userinfo(&mut url).expect("credentials");
-        assert_eq!(value.to_str().expect("ascii"), format!("Basic {}", STANDARD.encode("us@er:p:w")));
-        assert_eq!(url.as_str(), "https://x.example/h");
-        assert_eq!(take_userinfo(&mut url), None);
     }
 }

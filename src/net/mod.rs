@@ -9,7 +9,7 @@ pub mod local;
 mod prefixed;
 pub mod receiver;
 pub mod serve;
-mod tls;
+pub mod tls;
 
 pub use client::{Answer, Client, Failure};
 pub use guard::{Denied, Guard};

@@ -123,7 +123,8 @@ fn known(txn: &Txn<'_>, index: usize, arrival: &Arrival, dedupe: &Dedupe) -> Res
 fn decided(txn: &mut Txn<'_>, at: usize, origin: &Origin, decision: Decision) -> rusqlite::Result<()> {
     let counts = &mut txn.book.edit(at).counts;
     let deliveries = match decision {
-        Decision::Filtered => {
+        // A release never waits again: such an event counts as filtered rather than not at all.
+        Decision::Filtered | Decision::Waiting { .. } => {
             counts.filtered += 1;
             return Ok(());
         }
@@ -134,11 +135,6 @@ fn decided(txn: &mut Txn<'_>, at: usize, origin: &Origin, decision: Decision) ->
         Decision::RuleFailed(deliveries) => {
             counts.rule_failed += 1;
             deliveries
-        }
-        // A release never waits again: the event counts as filtered rather than not at all.
-        Decision::Waiting { .. } => {
-            counts.filtered += 1;
-            return Ok(());
         }
     };
     for (idx, delivery) in (0i64..).zip(deliveries) {

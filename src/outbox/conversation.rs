@@ -24,17 +24,16 @@ pub(super) fn change(
     if i64::try_from(change.expected_revision) != Ok(revision) {
         return Err(Refusal::Stale);
     }
-    let (row, mut messages) = match stored {
-        Some((row, _, messages, _)) => (row, messages),
-        None => {
-            let row = txn.book.number();
-            txn.run(
-                "INSERT INTO conversation VALUES (?1, 0, ?2, NULL, 0, 0, ?3, ?4, x'7b7d')",
-                params![row, arrived.as_millis(), key.namespace, key.id],
-            )?;
-            txn.book.conversations_open += 1;
-            (row, 0)
-        }
+    let (row, mut messages) = if let Some((row, _, messages, _)) = stored {
+        (row, messages)
+    } else {
+        let row = txn.book.number();
+        txn.run(
+            "INSERT INTO conversation VALUES (?1, 0, ?2, NULL, 0, 0, ?3, ?4, x'7b7d')",
+            params![row, arrived.as_millis(), key.namespace, key.id],
+        )?;
+        txn.book.conversations_open += 1;
+        (row, 0)
     };
     if let Some(all) = change.replace_messages {
         txn.run("DELETE FROM message WHERE conversation = ?1", [row])?;

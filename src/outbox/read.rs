@@ -97,7 +97,7 @@ pub(super) fn ready_now(
     now: Timestamp,
     name: impl Fn(i64) -> Option<Arc<str>>,
 ) -> rusqlite::Result<Option<Ready>> {
-    let sql = const_format(READY, "WHERE row = ?1 AND ready = 1 AND next_at <= ?2");
+    let sql = select(READY, "WHERE row = ?1 AND ready = 1 AND next_at <= ?2");
     let mut found = conn.prepare_cached(&sql)?;
     let mut rows = found.query((row, now.as_millis()))?;
     let Some(at) = rows.next()? else { return Ok(None) };
@@ -109,7 +109,7 @@ pub(super) fn ready_now(
     }
 }
 
-fn const_format(columns: &str, rest: &str) -> String {
+fn select(columns: &str, rest: &str) -> String {
     format!("SELECT {columns} FROM delivery {rest}")
 }
 
@@ -121,7 +121,7 @@ pub(super) fn due(
     limit: usize,
     known: &HashSet<i64>,
 ) -> rusqlite::Result<Vec<Ready>> {
-    let sql = const_format(READY, "WHERE webhook = ?1 AND ready = 1 AND next_at <= ?2 ORDER BY next_at, row");
+    let sql = select(READY, "WHERE webhook = ?1 AND ready = 1 AND next_at <= ?2 ORDER BY next_at, row");
     let mut due = conn.prepare_cached(&sql)?;
     let mut rows = due.query((webhook.0, now.as_millis()))?;
     let mut found = Vec::new();

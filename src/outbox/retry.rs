@@ -52,7 +52,7 @@ fn settled(
 ) -> rusqlite::Result<Candidates> {
     let from = from.unwrap_or(Place { after: (i64::MIN, i64::MIN), until: txn.now.as_millis() });
     let sql = format!(
-        "SELECT {FACTS}, changed_at FROM delivery
+        "SELECT {FACTS}, changed_at FROM delivery INDEXED BY delivery_settled
          WHERE state = ?1 AND state > 0 AND (changed_at, row) > (?2, ?3) AND changed_at <= ?4
          ORDER BY changed_at, row LIMIT {limit}"
     );

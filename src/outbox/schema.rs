@@ -76,7 +76,7 @@ pub(super) fn open_reader(dir: &Path) -> Result<Connection, OutboxError> {
     }
 }
 
-/// Says what SQLite said, and what to do about it.
+/// Says what `SQLite` said, and what to do about it.
 pub(super) fn explain(path: &Path, error: &rusqlite::Error) -> OutboxError {
     let cure = match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {

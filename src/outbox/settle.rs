@@ -181,11 +181,12 @@ pub(super) fn retry(txn: &mut Txn<'_>, id: &str, payload: Option<&Payload>) -> r
 
 /// Makes a delivery due now. Its schedule starts over, its place in its conversation's order stays.
 pub(super) fn retry_row(txn: &mut Txn<'_>, row: i64, payload: Option<&Payload>) -> rusqlite::Result<Retried> {
-    let found: Option<(i64, i64, bool, Option<i64>, i64, i64, Option<String>)> =
-        txn.one("SELECT webhook, state, ready, lane, seq, idx, reason FROM delivery WHERE row = ?1", [row], |r| {
-            Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?, r.get(6)?))
+    let found =
+        txn.one("SELECT webhook, state, lane, seq, idx, ready, reason FROM delivery WHERE row = ?1", [row], |r| {
+            let place = (r.get::<_, Option<i64>>(2)?, r.get::<_, i64>(3)?, r.get::<_, i64>(4)?);
+            Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?, place, r.get::<_, bool>(5)?, r.get::<_, Option<String>>(6)?))
         })?;
-    let Some((webhook, state, ready, lane, seq, idx, reason)) = found else { return Ok(Retried::Unknown) };
+    let Some((webhook, state, (lane, seq, idx), ready, reason)) = found else { return Ok(Retried::Unknown) };
     let Some(at) = txn.book.place(webhook) else { return Ok(Retried::Unknown) };
     if txn.book.get(at).halted().is_some() {
         return Ok(Retried::Held);

@@ -117,8 +117,8 @@ impl Space {
 pub(super) fn purge_oldest(txn: &mut Txn<'_>, state: i64, before: i64, limit: usize) -> rusqlite::Result<usize> {
     let rows: Vec<(i64, i64)> = {
         let mut oldest = txn.conn.prepare_cached(
-            "SELECT row, webhook FROM delivery WHERE state = ?1 AND state > 0 AND changed_at < ?2
-             ORDER BY changed_at LIMIT ?3",
+            "SELECT row, webhook FROM delivery INDEXED BY delivery_settled
+             WHERE state = ?1 AND state > 0 AND changed_at < ?2 ORDER BY changed_at LIMIT ?3",
         )?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         oldest.query_map((state, before, limit), |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?

@@ -90,7 +90,11 @@ pub(super) fn less(count: &mut u64, by: u64) {
 
 /// Cuts a text that somebody else wrote to what is kept of it.
 pub(super) fn clip(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
+    let mut end = bytes.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// The lane of a webhook's deliveries of one conversation: 64 bits of SHA-256 over the three names, each with its length

@@ -8,69 +8,19 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::announce::Announcer;
+use super::command::{Command, Due, Job, refuse};
 use super::ledger::Book;
 use super::retention::Retention;
-use super::settle::Payload;
 use super::space::{self, Space};
 use super::txn::{Refusal, Txn};
-use super::types::{Batch, CommitError, Filter, KnownWebhook, Options, Ready, Receipt, Retried};
+use super::types::{Batch, CommitError, Options, Ready, Receipt, Retried};
 use super::{Health, OutboxError, Shared, apply, lock::Lock, retry, schema, settle};
 use crate::clock::Clock;
 use crate::limits;
 use crate::telemetry::outbox as facts;
-
-/// What callers ask of the writer.
-pub(super) enum Command {
-    Commit(Batch, Answer<Receipt>),
-    Webhooks(Vec<KnownWebhook>, Answer<()>),
-    Retry { id: String, payload: Option<Payload>, answer: Answer<Retried> },
-    RetrySome { filter: Filter, from: Option<retry::Place>, answer: Answer<retry::Progress> },
-    Options(Options),
-    Maintain(oneshot::Sender<()>),
-    Close(oneshot::Sender<()>),
-}
-
-/// Where an answer goes.
-pub(super) type Answer<T> = oneshot::Sender<Result<T, CommitError>>;
-
-/// A command with its place in the queue, which is free again once the writer has taken it.
-pub(super) struct Job {
-    pub(super) command: Command,
-    pub(super) place: Option<OwnedSemaphorePermit>,
-}
-
-/// An answer that is due when the transaction is durable.
-enum Due {
-    Commit(Answer<Receipt>, Result<Receipt, CommitError>),
-    Webhooks(Answer<()>),
-    Retry(Answer<Retried>, Retried),
-    RetrySome(Answer<retry::Progress>, retry::Progress),
-}
-
-impl Due {
-    fn send(self) {
-        // Nobody waits any more where a send fails; what was asked is done all the same.
-        match self {
-            Self::Commit(to, result) => drop(to.send(result)),
-            Self::Webhooks(to) => drop(to.send(Ok(()))),
-            Self::Retry(to, retried) => drop(to.send(Ok(retried))),
-            Self::RetrySome(to, progress) => drop(to.send(Ok(progress))),
-        }
-    }
-
-    fn fail(self, why: &str) {
-        let failed = || CommitError::Failed(why.to_owned());
-        match self {
-            Self::Commit(to, _) => drop(to.send(Err(failed()))),
-            Self::Webhooks(to) => drop(to.send(Err(failed()))),
-            Self::Retry(to, _) => drop(to.send(Err(failed()))),
-            Self::RetrySome(to, _) => drop(to.send(Err(failed()))),
-        }
-    }
-}
 
 /// An open store with what is remembered of it.
 struct Store {
@@ -215,7 +165,9 @@ impl Writer {
         let mut due = Vec::with_capacity(work.len());
         let Ok(store) = &mut self.store else {
             let why = self.failure();
-            work.into_iter().for_each(|command| refuse(command, &why));
+            for command in work {
+                refuse(command, &why);
+            }
             return;
         };
         let announce = self.announcer.wanted(&self.shared);
@@ -261,8 +213,12 @@ impl Writer {
             }
             Err(error) => {
                 let why = self.latch(&error, due.len() + left.len());
-                due.into_iter().for_each(|d| d.fail(&why));
-                left.for_each(|command| refuse(command, &why));
+                for answer in due {
+                    answer.fail(&why);
+                }
+                for command in left {
+                    refuse(command, &why);
+                }
             }
         }
     }
@@ -448,15 +404,4 @@ fn apply_batch(txn: &mut Txn<'_>, batch: Batch) -> rusqlite::Result<Result<Recei
     txn.book.roll_back(mark);
     txn.drafts.truncate(drafts);
     Ok(Err(refusal))
-}
-
-fn refuse(command: Command, why: &str) {
-    let failed = || CommitError::Failed(why.to_owned());
-    match command {
-        Command::Commit(_, to) => drop(to.send(Err(failed()))),
-        Command::Webhooks(_, to) => drop(to.send(Err(failed()))),
-        Command::Retry { answer, .. } => drop(answer.send(Err(failed()))),
-        Command::RetrySome { answer, .. } => drop(answer.send(Err(failed()))),
-        Command::Options(_) | Command::Maintain(_) | Command::Close(_) => {}
-    }
 }

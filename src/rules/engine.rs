@@ -225,7 +225,9 @@ fn bound(engine: &mut Engine, limits: &ScriptLimits, clock: &Clock) {
         if ENDED.get().is_none() {
             if n > most {
                 ENDED.set(Some(TOO_MUCH));
-            } else if n.is_multiple_of(CLOCK_EVERY) && DEADLINE.get().is_some_and(|deadline| clock.instant() >= deadline) {
+            } else if n.is_multiple_of(CLOCK_EVERY)
+                && DEADLINE.get().is_some_and(|deadline| clock.instant() >= deadline)
+            {
                 ENDED.set(Some(TOO_LONG));
             }
         }

@@ -16,12 +16,14 @@ mod params;
 mod program;
 mod render;
 mod scripts;
+pub mod testing;
 mod view;
 
 #[cfg(test)]
 mod tests;
 
 pub use explain::excerpt;
+pub use host::docs::{HOST_FUNCTIONS, HostFunction, host_functions_markdown};
 pub use params::{Missing, Params, Selector};
 pub use program::{FilteredBy, Format, OnRuleError, Outcome, Payload, Program, RuleError, Trace};
 pub use scripts::{Rule, ScriptLimits, ScriptProblem, Scripts, When};

@@ -76,6 +76,18 @@ pub enum FilteredBy {
     Transform,
 }
 
+impl FilteredBy {
+    /// As it is called in messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::When => "when",
+            Self::Accept => "accept",
+            Self::Transform => "transform",
+        }
+    }
+}
+
 /// A rule that failed at run time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleError {

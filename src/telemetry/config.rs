@@ -1,1 +1,82 @@
 //! Facts that `config` and `reload` state.
+
+use crate::config::{Problem, Report};
+
+const RELOADS: &str = "sidehook_config_reloads_total";
+const GENERATION: &str = "sidehook_config_generation";
+
+/// A generation came into force.
+pub struct GenerationAccepted<'a> {
+    /// Its number; 1 is the one of the start, which is no reload.
+    pub number: u64,
+    /// Its hash.
+    pub hash: &'a str,
+    /// How many webhooks it has.
+    pub webhooks: usize,
+    /// Keys whose change waits for a restart.
+    pub restart: &'a [String],
+    /// What an operator should know.
+    pub warnings: &'a [String],
+}
+
+impl GenerationAccepted<'_> {
+    /// Writes the log line and moves the metrics.
+    pub fn emit(self) {
+        #[expect(clippy::cast_precision_loss, reason = "reloads of one process stay far below 2^53")]
+        metrics::gauge!(GENERATION).set(self.number as f64);
+        if self.number <= 1 {
+            return;
+        }
+        metrics::counter!(RELOADS, "result" => "accepted").increment(1);
+        tracing::info!(generation = self.number, hash = self.hash, webhooks = self.webhooks, "configuration reloaded");
+        for warning in self.warnings {
+            tracing::warn!("{warning}");
+        }
+        if !self.restart.is_empty() {
+            let keys = self.restart.join(", ");
+            tracing::warn!(keys, "these keys changed and need a restart; everything else is in force");
+        }
+    }
+}
+
+/// A changed configuration was refused; the old generation goes on.
+pub struct ReloadRejected<'a> {
+    /// Why.
+    pub report: &'a Report,
+}
+
+impl ReloadRejected<'_> {
+    /// Writes a log line a problem and moves the metric.
+    pub fn emit(self) {
+        metrics::counter!(RELOADS, "result" => "rejected").increment(1);
+        tracing::error!(problems = self.report.problems.len(), "configuration refused; the old one stays in force");
+        for Problem { file, line, column, message, help, .. } in &self.report.problems {
+            let help = help.as_deref().unwrap_or_default();
+            tracing::error!(file, line, column, help, "{message}");
+        }
+    }
+}
+
+/// A reload was asked for and nothing had changed.
+pub struct ReloadUnchanged;
+
+impl ReloadUnchanged {
+    /// Writes the log line and moves the metric.
+    pub fn emit(self) {
+        metrics::counter!(RELOADS, "result" => "unchanged").increment(1);
+        tracing::debug!("configuration unchanged");
+    }
+}
+
+/// The system does not tell of changes; the poll finds them.
+pub struct WatchFailed<'a> {
+    /// What the system said.
+    pub error: &'a str,
+}
+
+impl WatchFailed<'_> {
+    /// Writes the log line.
+    pub fn emit(self) {
+        tracing::warn!(error = self.error, "files cannot be watched; changes are found by polling");
+    }
+}

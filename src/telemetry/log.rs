@@ -15,9 +15,9 @@ pub enum LogFormat {
     Json,
 }
 
-/// Installs the process's log. `RUST_LOG` filters it, `info` by default. A second call changes nothing.
-pub fn init(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+/// Installs the process's log. `RUST_LOG` filters it, `level` by default. A second call changes nothing.
+pub fn init(format: LogFormat, level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let terminal = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let json = match format {

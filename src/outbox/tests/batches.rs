@@ -108,7 +108,7 @@ async fn changes_of_a_conversation_build_on_each_other() {
     };
     let second = ConversationChange { append_messages: vec![Bytes::from_static(b"3")], ..change(1) };
     rig.accept(vec![with(first), with(second)]).await;
-    let stored = rig.outbox.conversation(&key("c")).await.expect("a look").expect("a conversation");
+    let stored = rig.outbox.conversation(&key("c"), true).await.expect("a look").expect("a conversation");
     assert_eq!((stored.revision, stored.events, stored.opened_at, stored.ended_at), (2, 2, START, None));
     assert_eq!(texts(&stored), [b"1", b"2", b"3"]);
     assert_eq!(&stored.maps[..], b"{\"a\":1}");
@@ -128,11 +128,11 @@ async fn changes_of_a_conversation_build_on_each_other() {
     };
     rig.accept(vec![with(third)]).await;
     let rig = rig.reopen(options()).await;
-    let stored = rig.outbox.conversation(&key("c")).await.expect("a look").expect("a conversation");
+    let stored = rig.outbox.conversation(&key("c"), true).await.expect("a look").expect("a conversation");
     assert_eq!(texts(&stored), [&b"9"[..], b"10"]);
     assert_eq!((stored.revision, stored.ended_at), (3, Some(START)));
     let other = ConversationKey { namespace: Arc::from("n"), id: Arc::from("c") };
-    assert!(rig.outbox.conversation(&other).await.expect("a look").is_none(), "namespaces are apart");
+    assert!(rig.outbox.conversation(&other, true).await.expect("a look").is_none(), "namespaces are apart");
 }
 
 #[tokio::test]
@@ -144,7 +144,7 @@ async fn open_conversations_are_counted_and_dropped_by_age() {
     rig.accept(vec![with("ended", ended()), with("again", ended())]).await;
     rig.accept(vec![with("again", ConversationChange { ended: Some(None), ..change(2) })]).await;
     let open = async || rig.outbox.gauges().await.expect("figures").conversations_open;
-    let there = async |id: &str| rig.outbox.conversation(&key(id)).await.expect("a look").is_some();
+    let there = async |id: &str| rig.outbox.conversation(&key(id), true).await.expect("a look").is_some();
     assert_eq!(open().await, 2);
     rig.clock.advance(HOUR + Duration::from_secs(1));
     rig.outbox.maintain().await;

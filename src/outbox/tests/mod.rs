@@ -1,8 +1,14 @@
 //! What the outbox promises, tried on a real store in a temporary directory.
 
 mod batches;
+mod failure;
+mod held;
+mod lists;
 mod order;
+mod property;
 mod settling;
+mod space;
+mod waiting;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -143,6 +149,7 @@ pub(super) fn rendered(id: &str, conversation: &str, webhook: &str) -> Arrival {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what an arrival takes")]
 pub(super) fn dedupe(key: u8, fingerprint: u8, until: Timestamp) -> Option<Dedupe> {
     Some(Dedupe { key: [key; 16], fingerprint: [fingerprint; 16], until })
 }

@@ -2,7 +2,7 @@
 //! does I/O, and [`docs`] describes every one.
 
 mod crypto;
-pub(super) mod docs;
+pub mod docs;
 mod json;
 pub(super) mod log;
 mod phone;

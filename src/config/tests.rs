@@ -1,0 +1,255 @@
+//! The table of keys against the decoders, and input that nobody means well.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::decode::ASKED;
+use super::shape::{self, Block, Kind};
+use super::*;
+use crate::clock::Clock;
+
+fn dir(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (name, text) in files {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+        fs::write(path, text).expect("a file");
+    }
+    dir
+}
+
+fn load_dir(path: &Path) -> Result<Generation, Report> {
+    load(path, &|_| None, &Clock::System)
+}
+
+fn reachable(block: &'static Block, out: &mut Vec<&'static Block>) {
+    if out.iter().any(|b| b.name == block.name) {
+        return;
+    }
+    out.push(block);
+    for key in block.keys.iter().filter(|k| !k.later) {
+        blocks_of(&key.kind, out);
+    }
+}
+
+fn blocks_of(kind: &Kind, out: &mut Vec<&'static Block>) {
+    match kind {
+        Kind::Block(block) => reachable(block, out),
+        Kind::List(kind) | Kind::Map(kind) => blocks_of(kind, out),
+        Kind::Either(kinds) => kinds.iter().for_each(|kind| blocks_of(kind, out)),
+        Kind::Source => reachable(&shape::SOURCE_HTTP, out),
+        _ => {}
+    }
+}
+
+#[test]
+fn decoders_ask_for_every_key_of_the_table() {
+    let text = "sources: {a: {type: http, listen: 127.0.0.1:0}}\noutbox: {retain: {bodies: false}}\nconversations: {state: memory}\n\
+                admin: {hosts: [x]}\negress: {allow_http: true}\nlimits: {concurrency: 1}\nreload: {canary: 0}\nshutdown: {grace: 1s}\n\
+                webhooks:\n  a: &a\n    url: https://example.com\n    events: [a.b]\n    wait_for: {analysis: [x]}\n    tls: {min_version: 1.3}\n\
+                \x20   breaker: {failures: 2}\n    retry: {schedule: {attempts: 2}}\n\
+                \x20   signing: {scheme: hmac, header: X-Sig, secrets: [x]}\n\
+                \x20 b: {url: https://example.com, events: [a.b], signing: {scheme: none}}\n";
+    let dir = dir(&[("sidehook.yaml", text)]);
+    if let Err(report) = load_dir(dir.path()) {
+        panic!("{}", report.render(false));
+    }
+    let mut blocks = Vec::new();
+    reachable(&shape::ROOT, &mut blocks);
+    let mut unasked = Vec::new();
+    ASKED.with_borrow(|asked| {
+        for block in blocks {
+            for key in block.keys.iter().filter(|k| !k.later) {
+                // `type` decides which table is used, so it is read before there is one.
+                if key.name != "type" && !asked.contains(&(block.name, key.name)) {
+                    unasked.push(format!("{}.{}", block.name, key.name));
+                }
+            }
+        }
+    });
+    assert_eq!(unasked, Vec::<String>::new(), "keys that are accepted and then ignored");
+}
+
+#[test]
+fn defaults_shown_to_editors_are_the_defaults() {
+    fn check(block: &Block, path: &str) {
+        for key in block.keys.iter().filter(|k| !k.default.is_empty()) {
+            let value: serde_json::Value = serde_json::from_str(key.default).expect(path);
+            let text = value.as_str().unwrap_or_default();
+            match key.kind {
+                Kind::Duration => drop(values::duration(text).unwrap_or_else(|e| panic!("{path}.{}: {e}", key.name))),
+                Kind::Size => drop(values::size(text).unwrap_or_else(|e| panic!("{path}.{}: {e}", key.name))),
+                Kind::Choice(words) => assert!(words.contains(&text), "{path}.{}", key.name),
+                _ => {}
+            }
+        }
+    }
+    let mut blocks = Vec::new();
+    reachable(&shape::ROOT, &mut blocks);
+    blocks.iter().for_each(|block| check(block, block.name));
+    // Writing the defaults out changes nothing.
+    let short = dir(&[("sidehook.yaml", "")]);
+    let long = dir(&[(
+        "sidehook.yaml",
+        "sources: {events: {type: http, listen: 127.0.0.1:7070}}\ndedupe_window: 24h\n\
+         outbox: {path: data, max_bytes: 1GiB, when_full: reject, retain: {delivered: 24h, dead: 30d, events: 0s, bodies: false}}\n\
+         conversations: {state: durable, retain: 1h, idle_timeout: null, max_open_age: 7d}\nadmin: {listen: 127.0.0.1:7071}\n\
+         limits: {body: 8MiB, concurrency: 256, script_operations: 200000, script_time: 50ms}\nshutdown: {accept: 5s, grace: 20s}\n",
+    )]);
+    let (short_settings, mut long_settings) =
+        (load_dir(short.path()).expect("loads").settings, load_dir(long.path()).expect("loads").settings);
+    long_settings.outbox_path.clone_from(&short_settings.outbox_path);
+    assert_eq!(short_settings, long_settings);
+}
+
+#[test]
+fn client_certificates_are_held_against_their_keys() {
+    let one = rcgen::generate_simple_self_signed(["a.example".to_owned()]).expect("a certificate");
+    let two = rcgen::generate_simple_self_signed(["b.example".to_owned()]).expect("a certificate");
+    let webhook = "url: https://example.com\nevents: [a.b]\nsigning: {scheme: none}\n\
+                   tls: {ca_file: ../c.pem, client_cert_file: ../c.pem, client_key_file: ../k.pem}\n"
+        .replace("../", "");
+    let (cert, key, wrong) = (one.cert.pem(), one.signing_key.serialize_pem(), two.signing_key.serialize_pem());
+    let good = dir(&[("sidehook.yaml", ""), ("webhooks/a.yaml", &webhook), ("c.pem", &cert), ("k.pem", &key)]);
+    let generation = load_dir(good.path()).unwrap_or_else(|r| panic!("{}", r.render(false)));
+    let tls = &generation.webhooks["a"].tls;
+    assert!(tls.client.is_some() && tls.ca.len() == 1);
+    let bad = dir(&[("sidehook.yaml", ""), ("webhooks/a.yaml", &webhook), ("c.pem", &cert), ("k.pem", &wrong)]);
+    let report = load_dir(bad.path()).err().expect("a problem");
+    assert!(report.problems[0].message.contains("the key in k.pem does not belong"), "{}", report.render(false));
+    let none = dir(&[("sidehook.yaml", ""), ("webhooks/a.yaml", &webhook), ("c.pem", &cert), ("k.pem", "x")]);
+    let report = load_dir(none.path()).err().expect("a problem");
+    assert!(report.problems[0].message.contains("holds no PEM private key"), "{}", report.render(false));
+    assert!(!report.render(false).contains("BEGIN PRIVATE KEY----- block\n\n-----BEGIN"));
+}
+
+#[test]
+fn links_out_of_the_rules_directory_are_refused() {
+    let outside = dir(&[("evil.rhai", "fn accept(e) { true }")]);
+    let dir = dir(&[("sidehook.yaml", ""), ("rules/fine.rhai", "fn accept(e) { true }")]);
+    symlink(outside.path().join("evil.rhai"), dir.path().join("rules/evil.rhai")).expect("a link");
+    let report = load_dir(dir.path()).err().expect("a problem");
+    assert_eq!(report.problems.len(), 1);
+    assert_eq!(report.problems[0].file, "rules/evil.rhai");
+    assert!(report.problems[0].message.contains("leads out of the rules directory"));
+    fs::remove_file(dir.path().join("rules/evil.rhai")).expect("removed");
+    symlink("fine.rhai", dir.path().join("rules/inside.rhai")).expect("a link");
+    assert!(load_dir(dir.path()).is_ok());
+}
+
+#[test]
+fn a_file_hash_follows_its_webhook_only() {
+    let hooks = |x: &str| {
+        format!(
+            "webhooks:\n  a: {{url: https://example.com/{x}, events: [a.b], signing: {{scheme: none}}}}\n\
+             \x20 b: {{url: https://example.com, events: [a.b], signing: {{scheme: none}}}}\n"
+        )
+    };
+    let hashes = |text: &str| {
+        let dir = dir(&[("sidehook.yaml", text)]);
+        let generation = load_dir(dir.path()).expect("loads");
+        (generation.webhooks["a"].file_hash.clone(), generation.webhooks["b"].file_hash.clone())
+    };
+    let (one, two) = (hashes(&hooks("1")), hashes(&hooks("2")));
+    assert_ne!(one.0, two.0);
+    assert_eq!(one.1, two.1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    /// Whatever stands in the files, a load ends with a generation or a report, and the report can be shown.
+    #[test]
+    fn no_text_panics(settings in text(), webhook in text()) {
+        let dir = dir(&[("sidehook.yaml", &settings), ("webhooks/a.yaml", &webhook)]);
+        if let Err(report) = load_dir(dir.path()) {
+            prop_assert!(!report.problems.is_empty());
+            prop_assert!(!report.render(true).is_empty());
+            for problem in &report.problems {
+                prop_assert!(problem.line == 0 || problem.column > 0);
+            }
+        }
+    }
+}
+
+/// Pieces of configurations, put together at random.
+fn text() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        prop::sample::select(vec![
+            "url: ",
+            "events: ",
+            "signing: ",
+            "scheme",
+            "hmac",
+            "{",
+            "}",
+            "[",
+            "]",
+            ": ",
+            ", ",
+            "\n",
+            "\n  ",
+            "\n    ",
+            "- ",
+            "\"",
+            "'",
+            "${",
+            "${X}",
+            "${X:-",
+            "}",
+            "|",
+            ">",
+            "&a ",
+            "*a",
+            "!x ",
+            "!!str ",
+            "#",
+            " #",
+            "whsec_",
+            "headers: ",
+            "params: ",
+            "when: ",
+            "5s",
+            "0x",
+            "1e9",
+            ".inf",
+            "null",
+            "~",
+            "retry: ",
+            "schedule: ",
+            "sources: ",
+            "webhooks: ",
+            "type: http",
+            "listen: ",
+            "[::1]:70",
+            "unix:",
+            "tls: ",
+            "ca_file: ",
+            "/dev/zero",
+            "secrets: ",
+            "{file: ",
+            "\t",
+            "é",
+            "\u{0}",
+            "\u{feff}",
+            "---\n",
+            "...",
+            "? ",
+            "<<: ",
+            "defaults: ",
+            "wait_for: ",
+            "rule: ",
+            "../",
+            "%",
+            "@",
+            "`",
+        ])
+        .prop_map(str::to_owned),
+        "[a-z.]{1,6}",
+        any::<char>().prop_map(String::from),
+    ];
+    prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+}

@@ -1,0 +1,187 @@
+//! Rule tests: one event, what is expected of it, and what came. Reads no files: cases come in as parsed data.
+
+use std::fmt::Write as _;
+
+use super::program::{Outcome, Payload, Program, Trace};
+use crate::event::{Event, Json};
+
+/// What a case expects. Every member that is there must hold.
+#[derive(Debug, Clone, Default)]
+pub struct Expect {
+    /// The payload, exactly; an array for a fan-out. The order of keys does not count.
+    pub payload: Option<Json>,
+    /// A part of the payload: members not named may be anything. An array for a fan-out.
+    pub contains: Option<Json>,
+    /// Headers that each delivery carries, among others.
+    pub headers: Vec<(String, String)>,
+    /// Whether the event is filtered.
+    pub skipped: bool,
+    /// A part of the error's text.
+    pub error: Option<String>,
+}
+
+/// How a case went.
+#[derive(Debug, Clone)]
+pub struct Verdict {
+    /// Empty when the case holds; else what does not, each with a diff where there is one.
+    pub faults: Vec<String>,
+    /// The payload that came (an array for a fan-out), to be written into the case; `None` when there is none.
+    pub payload: Option<Json>,
+    /// What the script logged.
+    pub log: Vec<String>,
+}
+
+impl Expect {
+    /// From the `expect` of a case.
+    pub fn read(json: &Json) -> Result<Self, String> {
+        let mut expect = Self::default();
+        for (key, value) in json.members() {
+            match &*key {
+                "payload" => expect.payload = Some(value),
+                "contains" => expect.contains = Some(value),
+                "skipped" => {
+                    expect.skipped = value.as_bool().ok_or("expect.skipped is true or false")?;
+                }
+                "error" => expect.error = Some(value.as_str().ok_or("expect.error is a text")?.into_owned()),
+                "headers" => {
+                    for (name, value) in value.members() {
+                        let text = value.as_id().ok_or_else(|| format!("expect.headers.{name} is a text"))?;
+                        expect.headers.push((name.to_string(), text.into_owned()));
+                    }
+                }
+                other => {
+                    return Err(format!(
+                        "expect.{other} is unknown: it has payload, contains, headers, skipped and error"
+                    ));
+                }
+            }
+        }
+        let outcomes = usize::from(expect.skipped)
+            + usize::from(expect.error.is_some())
+            + usize::from(expect.payload.is_some() || expect.contains.is_some() || !expect.headers.is_empty());
+        match outcomes {
+            0 => Err("expect is empty: name payload, contains, headers, skipped: true, or error".into()),
+            1 => Ok(expect),
+            _ => Err("expect contradicts itself: skipped, error and a payload exclude each other".into()),
+        }
+    }
+
+    /// Evaluates the event and compares.
+    #[must_use]
+    pub fn check(&self, program: &Program, event: &Event) -> Verdict {
+        let mut trace = Trace::default();
+        let outcome = program.evaluate(event, Some(&mut trace));
+        let mut verdict = Verdict { faults: Vec::new(), payload: None, log: trace.log };
+        match outcome {
+            Outcome::Filtered(by) => {
+                if !self.skipped {
+                    verdict.faults.push(format!("the event was filtered by {}", by.name()));
+                }
+            }
+            Outcome::Failed { error, .. } => {
+                let report = error.report();
+                match &self.error {
+                    Some(part) if report.contains(part.as_str()) => {}
+                    Some(part) => verdict.faults.push(format!("the error does not say `{part}`:\n{report}")),
+                    None => verdict.faults.push(format!("the rule failed:\n{report}")),
+                }
+            }
+            Outcome::Payloads(payloads) => {
+                let got = together(&payloads);
+                self.compare(&payloads, &got, &mut verdict.faults);
+                verdict.payload = Some(got);
+            }
+        }
+        verdict
+    }
+
+    fn compare(&self, payloads: &[Payload], got: &Json, faults: &mut Vec<String>) {
+        if self.skipped {
+            faults.push("the event was sent, not skipped".into());
+        }
+        if let Some(part) = &self.error {
+            faults.push(format!("the event was sent; an error was expected that says `{part}`"));
+        }
+        let got_value = value(got);
+        if let Some(want) = self.payload.as_ref().map(value)
+            && want != got_value
+        {
+            faults.push(format!("the payload differs (- expected, + got):\n{}", diff(&want, &got_value)));
+        }
+        if let Some(want) = self.contains.as_ref().map(value) {
+            let mut missing = String::new();
+            contains(&want, &got_value, "payload", &mut missing);
+            if !missing.is_empty() {
+                faults.push(format!("the payload lacks (- expected, + got):\n{}", missing.trim_end()));
+            }
+        }
+        for (name, want) in &self.headers {
+            for payload in payloads {
+                let got = payload.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str());
+                if got != Some(want) {
+                    faults.push(format!("the header {name} is {}, not `{want}`", got.map_or("missing".into(), |g| format!("`{g}`"))));
+                }
+            }
+        }
+    }
+}
+
+/// One payload by itself, several as an array.
+fn together(payloads: &[Payload]) -> Json {
+    let mut all: Vec<Json> =
+        payloads.iter().map(|p| Json::parse(p.body.clone()).unwrap_or(Json::Null)).collect();
+    match all.len() {
+        1 => all.remove(0),
+        _ => Json::List(std::sync::Arc::new(all)),
+    }
+}
+
+/// For comparing: numbers by their digits, maps without order.
+fn value(json: &Json) -> serde_json::Value {
+    use crate::event::Kind;
+    match json.kind() {
+        Kind::Object => json.members().map(|(k, v)| (k.to_string(), value(&v))).collect(),
+        Kind::Array => json.items().map(|v| value(&v)).collect(),
+        _ => json.decode().unwrap_or(serde_json::Value::Null),
+    }
+}
+
+/// A line diff of two values with sorted keys.
+#[must_use]
+pub fn diff(want: &serde_json::Value, got: &serde_json::Value) -> String {
+    let (want, got) = (format!("{want:#}"), format!("{got:#}"));
+    let text = similar::TextDiff::from_lines(&want, &got);
+    let mut out = String::new();
+    for change in text.iter_all_changes() {
+        let sign = match change.tag() {
+            similar::ChangeTag::Delete => '-',
+            similar::ChangeTag::Insert => '+',
+            similar::ChangeTag::Equal => ' ',
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{sign} {}", change.value().trim_end_matches('\n'));
+    }
+    out.truncate(out.trim_end().len());
+    out
+}
+
+/// Writes a line for each part of `want` that `got` does not have.
+fn contains(want: &serde_json::Value, got: &serde_json::Value, place: &str, missing: &mut String) {
+    use serde_json::Value;
+    match (want, got) {
+        (Value::Object(want), Value::Object(got)) => {
+            for (key, want) in want {
+                contains(want, got.get(key).unwrap_or(&Value::Null), &format!("{place}.{key}"), missing);
+            }
+        }
+        (Value::Array(want), Value::Array(got)) if want.len() == got.len() => {
+            for (i, (want, got)) in want.iter().zip(got).enumerate() {
+                contains(want, got, &format!("{place}[{i}]"), missing);
+            }
+        }
+        _ if want == got => {}
+        _ => {
+            let _ = writeln!(missing, "- {place}: {want}\n+ {place}: {got}");
+        }
+    }
+}

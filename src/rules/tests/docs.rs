@@ -1,0 +1,41 @@
+//! The README says what is true: every host function is described, every example gives what it says, every script in
+//! it loads.
+
+use super::*;
+
+const README: &str = include_str!("../../../rules/README.md");
+
+#[test]
+fn examples_give_what_they_say() {
+    for f in HOST_FUNCTIONS {
+        assert_eq!(eval(f.example).as_deref(), Ok(f.value), "{}", f.call);
+    }
+}
+
+#[test]
+fn the_contract_and_the_table_name_the_same_functions() {
+    let names: Vec<&str> = HOST_FUNCTIONS.iter().map(HostFunction::name).collect();
+    assert_eq!(
+        names.join(" "),
+        "parse_json to_json sha256 hmac_sha256 base64_encode base64_decode hex uuid now parse_time format_time matches \
+         replace_all truncate mask redact_email redact_phone redact_card env log_debug log_info log_warn"
+    );
+}
+
+#[test]
+fn the_readme_holds_the_table() {
+    let table = host_functions_markdown();
+    assert!(README.contains(&table), "put this into rules/README.md, section Host functions:\n{table}");
+}
+
+#[test]
+fn every_script_in_the_readme_loads() {
+    let blocks: Vec<&str> =
+        README.split("```rhai\n").skip(1).filter_map(|rest| rest.split_once("```").map(|(block, _)| block)).collect();
+    assert!(blocks.len() >= 4, "{}", blocks.len());
+    let lib = "fn tier(caller) { \"gold\" }";
+    for block in blocks {
+        let (_, problems) = compile(&[("rule.rhai", block), ("lib/crm.rhai", lib)]);
+        assert_eq!(problems, [], "{block}");
+    }
+}

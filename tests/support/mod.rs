@@ -1,0 +1,44 @@
+//! What the behaviour tests share: a running sidehook, a TLS receiver that can misbehave, a plain HTTP client,
+//! signatures computed by other code than sidehook's. Nothing here looks inside the library.
+
+pub mod cli;
+pub mod client;
+pub mod events;
+pub mod random;
+pub mod receiver;
+pub mod sidehook;
+pub mod signature;
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+pub use cli::{cli, cli_in};
+pub use client::{Answer, Connection};
+pub use receiver::{Body, Received, Receiver, Reply};
+pub use sidehook::Sidehook;
+
+/// How long a condition may take to come true on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A loopback address that no other test of this machine uses, so that fixed ports never collide.
+pub fn own_address() -> Ipv4Addr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    // 22 bits of process id on Linux; the sum walks on through 127.64.0.0/10 and 127.128.0.0/9 within one process.
+    let host = std::process::id().wrapping_add(next.wrapping_mul(0x9_E377)) & 0x3F_FFFF;
+    let [_, a, b, c] = host.to_be_bytes();
+    Ipv4Addr::new(127, 64 + a, b, if c == 0 || c == 255 { 1 } else { c })
+}
+
+/// Awaits a condition that is polled. Panics with what the condition last said.
+pub async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match check().await {
+            Ok(value) => return value,
+            Err(last) if tokio::time::Instant::now() > end => panic!("{what}: not within {PATIENCE:?}; last: {last}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(25)).await,
+        }
+    }
+}
