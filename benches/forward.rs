@@ -7,10 +7,20 @@
 //! One process makes the load and receives; sidehook and the bare forwarder are processes of their own. An event is a
 //! 2.5 KB conversation. sidehook picks params, runs a rule, commits with fsync, answers, signs and sends over TLS; the bare
 //! one reads the request, sends the same bytes over TLS (hyper, rustls, pooled connections) and answers. Rates are webhooks
-//! that arrived a second, with 32 senders that each wait for their answer; delays are from the moment an event was due to
+//! that arrived a second, with 128 senders that each wait for their answer; delays are from the moment an event was due to
 //! be sent to the arrival of its webhook, at a quarter of the rate before. Figures of one run differ from those of the
 //! next on a shared machine; the ratios are what to compare.
-#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    missing_docs,
+    reason = "a benchmark measures by the real clock, prints, and fails by panicking"
+)]
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -32,7 +42,7 @@ use sidehook::net::{self, ServeOptions};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-const SENDERS: usize = 32;
+const SENDERS: usize = 128;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -180,7 +190,7 @@ fn micros(epoch: Instant) -> u64 {
 /// A completed conversation of ten turns, about 2.5 KB.
 fn event(n: u64, due: u64) -> String {
     let turn = |i: usize| {
-        let role = if i % 2 == 0 { "user" } else { "assistant" };
+        let role = if i.is_multiple_of(2) { "user" } else { "assistant" };
         format!(
             r#"{{"role":"{role}","message":"Turn {i}: my order has not arrived yet, and I would like to know where it is and when it will be delivered to the address that I gave you. Could you look that up?","time":"2026-01-03T11:38:1{i}Z"}}"#
         )

@@ -13,7 +13,7 @@ use crate::admin::{Admin, Parts};
 use crate::clock::{Clock, Entropy};
 use crate::config::model::{Listen, Settings, Source};
 use crate::config::{self, Generation, Report};
-use crate::dispatch::{Dispatcher, Summary};
+use crate::dispatch::{self, Dispatcher, Summary};
 use crate::ingest::Ingest;
 use crate::net::{self, ListenError, ServeOptions};
 use crate::outbox::{CommitError, KnownWebhook, Options, Outbox, OutboxError, WhenFull};
@@ -29,16 +29,16 @@ const LET_GO: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The configuration has problems.
-    #[error("{0}")]
+    #[error(transparent)]
     Config(#[from] Report),
     /// The outbox could not be opened.
-    #[error("the outbox could not be opened: {0}")]
+    #[error("the outbox could not be opened")]
     Outbox(#[from] OutboxError),
     /// The outbox refused to take note of the webhooks.
-    #[error("the outbox could not be prepared: {0}")]
+    #[error("the outbox could not be prepared")]
     Prepare(#[from] CommitError),
     /// A listener could not be bound.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Listen {
         /// Which one, by its key.
         what: String,
@@ -83,7 +83,7 @@ impl App {
     pub async fn start(config: &Path, clock: Clock, entropy: Entropy) -> Result<Self, StartError> {
         telemetry::metrics();
         let env = |name: &str| std::env::var(name).ok();
-        let first = config::load(config, &env, &clock)?;
+        let first = config::load_all(config, &env, &clock).result?;
         for warning in &first.warnings {
             tracing::warn!("{warning}");
         }
@@ -123,11 +123,12 @@ impl App {
             sources_done.push(tokio::spawn(net::serve(listener, service, intake.clone(), ServeOptions::default())));
         }
         let dispatcher = Dispatcher::new(outbox.clone(), generations.clone(), clock.clone(), entropy, shutdown.clone());
+        let wake = dispatcher.handle();
         let dispatcher = tokio::spawn(dispatcher.run());
         let followers = vec![
             tokio::spawn(ingest.run_waits()),
             tokio::spawn(reloader.run(shutdown.draining.clone())),
-            tokio::spawn(follow(generations.clone(), outbox.clone())),
+            tokio::spawn(follow(generations.clone(), outbox.clone(), wake)),
         ];
         // Set once, here.
         let _ = listening.set(sources.clone());
@@ -221,7 +222,7 @@ impl App {
 }
 
 /// Tells the outbox and the metrics about each new generation.
-async fn follow(mut generations: watch::Receiver<Arc<Generation>>, outbox: Outbox) {
+async fn follow(mut generations: watch::Receiver<Arc<Generation>>, outbox: Outbox, dispatch: dispatch::Handle) {
     while generations.changed().await.is_ok() {
         let generation = Arc::clone(&generations.borrow_and_update());
         outbox.set_options(options(&generation.settings));
@@ -232,6 +233,7 @@ async fn follow(mut generations: watch::Receiver<Arc<Generation>>, outbox: Outbo
             tracing::warn!(%error, "the outbox could not take note of the new webhooks; trying again");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
+        dispatch.wake_all().await;
         telemetry::metrics().retain("webhook", |name| generation.webhooks.contains_key(name));
     }
 }

@@ -33,7 +33,7 @@ pub const BODY_READ: Duration = Duration::from_secs(30);
 /// Conversations whose state is kept in memory under `conversations.state: memory`.
 pub const MEMORY_CONVERSATIONS: usize = 10_000;
 /// Length of a dead letter's reason.
-pub const REASON_BYTES: usize = 500;
+pub const REASON_BYTES: usize = 1024;
 /// Largest answer that the command line reads from a running sidehook.
 pub const LOCAL_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 /// How long the command line waits for a running sidehook's answer.
@@ -88,6 +88,8 @@ pub const OUTBOX_LEAST_BYTES: u64 = 4 * 1024 * 1024;
 pub const MOST_BODY_BYTES: u64 = 256 * 1024 * 1024;
 /// Length of a params selector, and dots in it.
 pub const SELECTOR_BYTES: usize = 512;
+/// Stack of the threads that evaluate scripts; mapped, not used, until a script nests deeply.
+pub const SCRIPT_STACK_BYTES: usize = 64 * 1024 * 1024;
 /// Script calls nested in each other.
 pub const SCRIPT_CALL_LEVELS: usize = 32;
 /// Nesting of expressions in a script.

@@ -17,7 +17,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::model::{Inputs, Settings, Source};
 use crate::config::{self, Generation, Loaded, Problem, Report};
 use crate::limits;
-use crate::telemetry::config::{GenerationAccepted, ReloadRejected, ReloadUnchanged, WatchFailed};
+use crate::telemetry::config::{GenerationAccepted, Refused, ReloadRejected, ReloadUnchanged, WatchFailed};
 
 /// Reads an environment variable.
 pub type Env = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -48,6 +48,7 @@ pub struct LastReload {
     pub restart_required: Vec<String>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 fn as_text<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(at)
 }
@@ -258,7 +259,7 @@ impl Reloader {
     async fn reload(&mut self, asked: bool) -> LastReload {
         let (path, env, clock) = (self.path.clone(), Arc::clone(&self.env), self.clock.clone());
         let loaded = tokio::task::spawn_blocking(move || config::load_all(&path, &*env, &clock)).await;
-        let Ok(Loaded { inputs, hash, result }) = loaded else {
+        let Ok(Loaded { inputs, hash, result, .. }) = loaded else {
             let problem =
                 Problem::of_file(self.path.display().to_string(), "reading the configuration failed inside sidehook");
             return self.reject(Report::from(problem));
@@ -290,7 +291,8 @@ impl Reloader {
     }
 
     fn reject(&self, report: Report) -> LastReload {
-        ReloadRejected { report: &report }.emit();
+        let problems: Vec<_> = report.problems.iter().map(refused).collect();
+        ReloadRejected { problems: &problems }.emit();
         let last = LastReload {
             at: self.clock.now(),
             result: ReloadResult::Rejected,
@@ -331,6 +333,11 @@ impl Reloader {
 fn accepted(generation: &Generation, number: u64, restart: &[String]) {
     let (hash, webhooks) = (&generation.hash, generation.webhooks.len());
     GenerationAccepted { number, hash, webhooks, restart, warnings: &generation.warnings }.emit();
+}
+
+fn refused(problem: &Problem) -> Refused<'_> {
+    let help = problem.help.as_deref().unwrap_or_default();
+    Refused { file: &problem.file, line: problem.line, column: problem.column, message: &problem.message, help }
 }
 
 /// Keeps what only a restart changes as it was at the start, and names what would have changed.

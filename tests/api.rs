@@ -55,9 +55,20 @@ async fn deliveries_are_listed_filtered_and_paged() {
     ids.sort_unstable();
     ids.dedup();
     assert_eq!((all.len(), ids.len()), (20, 20));
-    let times: Vec<_> = all.iter().map(|d| d["created_at"].as_str().unwrap().to_owned()).collect();
+    let times: Vec<jiff::Timestamp> = all.iter().map(|d| d["created_at"].as_str().unwrap().parse().unwrap()).collect();
     assert!(times.is_sorted_by(|a, b| a >= b), "{times:?}");
-    for member in ["id", "event_id", "event", "conversation", "webhook", "state", "reason", "created_at", "next_attempt_at", "attempts"] {
+    for member in [
+        "id",
+        "event_id",
+        "event",
+        "conversation",
+        "webhook",
+        "state",
+        "reason",
+        "created_at",
+        "next_attempt_at",
+        "attempts",
+    ] {
         assert!(all[0].as_object().unwrap().contains_key(member), "no {member}: {}", all[0]);
     }
     for bad in ["state=odd", "limit=0", "limit=1001", "limit=x", "cursor=@@", "since=yesterday", "nonsense=1"] {
@@ -79,7 +90,10 @@ async fn deliveries_are_retried_one_by_one_and_by_filter() {
     assert!(answer.status.is_success(), "{}", answer.text());
     sidehook.await_deliveries("webhook=bad&state=delivered", 1).await;
     assert_eq!(sidehook.admin_post("/api/v1/deliveries/msg_nobody/retry", "").await.status.as_u16(), 404);
-    let answer = sidehook.admin_post("/api/v1/deliveries/retry", r#"{"webhook":"bad","state":"dead","event":"a.c"}"#).await.expect(200);
+    let answer = sidehook
+        .admin_post("/api/v1/deliveries/retry", r#"{"webhook":"bad","state":"dead","event":"a.c"}"#)
+        .await
+        .expect(200);
     assert_eq!(answer.json(), json!({"retried": 5}));
     sidehook.await_deliveries("webhook=bad&state=delivered", 6).await;
     assert_eq!(sidehook.admin_post("/api/v1/deliveries/retry", r#"{"state":"odd"}"#).await.status.as_u16(), 400);
@@ -117,7 +131,8 @@ async fn a_held_one_is_not_retried() {
     let sidehook = Sidehook::builder().webhook("x", &receiver.webhook("/x", "events: [\"*\"]")).start().await;
     sidehook.send(&event("e", "a.b", "c")).await;
     let held = sidehook.await_deliveries("state=held", 1).await;
-    let answer = sidehook.admin_post(&format!("/api/v1/deliveries/{}/retry", held[0]["id"].as_str().unwrap()), "").await;
+    let answer =
+        sidehook.admin_post(&format!("/api/v1/deliveries/{}/retry", held[0]["id"].as_str().unwrap()), "").await;
     assert_eq!(answer.status.as_u16(), 409, "{}", answer.text());
 }
 

@@ -9,7 +9,9 @@ use crate::support::{Receiver, Reply, Sidehook, cli, cli_in};
 #[tokio::test]
 async fn every_command_has_help_with_an_example() {
     let top = cli(&["--help"]).await.expect(0).stdout;
-    for command in ["run", "check", "preview", "send", "listen", "demo", "deliveries", "ledger", "verify", "secret", "schema"] {
+    for command in
+        ["run", "check", "preview", "send", "listen", "demo", "deliveries", "ledger", "verify", "secret", "schema"]
+    {
         assert!(top.contains(command), "{command} is not in --help");
         let help = cli(&[command, "--help"]).await.expect(0).stdout;
         assert!(help.contains("Example") && help.contains(&format!("sidehook {command}")), "{command}: {help}");
@@ -40,7 +42,12 @@ async fn check_says_ok_or_reports_every_problem_with_its_place() {
         assert!(text.contains(part), "{part} is not in {text}");
     }
     assert!(!text.contains("dGhpcyBzaG91bGQ"), "a secret is shown: {text}");
-    for command in [vec!["run"], vec!["preview", "--webhook", "x", "--event", "e.json"], vec!["ledger"], vec!["deliveries", "list"]] {
+    for command in [
+        vec!["run"],
+        vec!["preview", "--webhook", "x", "--event", "e.json"],
+        vec!["ledger"],
+        vec!["deliveries", "list"],
+    ] {
         let mut args = command.clone();
         args.extend(["--config", config]);
         cli(&args).await.expect(64);
@@ -59,7 +66,8 @@ async fn a_single_file_is_a_config_too() {
     cli(&["check", "--config", file.to_str().unwrap()]).await.expect(0);
     let event = dir.path().join("event.json");
     std::fs::write(&event, seed().to_string()).unwrap();
-    let args = ["preview", "--webhook", "x", "--event", event.to_str().unwrap(), "--json", "--config", file.to_str().unwrap()];
+    let args =
+        ["preview", "--webhook", "x", "--event", event.to_str().unwrap(), "--json", "--config", file.to_str().unwrap()];
     assert_eq!(cli(&args).await.expect(0).json()["accepted"], true);
 }
 
@@ -75,8 +83,15 @@ async fn verify_knows_the_published_vectors() {
     let both = format!("{v1a} {v1}");
     for (secret, id, time, body, signature, tolerance, code) in [
         (SECRET, id, time, body, v1, "--no-tolerance", 0),
-        (OTHER_SECRET, "msg_27UH4WbU6Z5A5EzD8u03UvzRbpk", "1649367553", r#"{"email":"test@example.com","username":"test_user"}"#,
-            "v1,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw=", "--no-tolerance", 0),
+        (
+            OTHER_SECRET,
+            "msg_27UH4WbU6Z5A5EzD8u03UvzRbpk",
+            "1649367553",
+            r#"{"email":"test@example.com","username":"test_user"}"#,
+            "v1,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw=",
+            "--no-tolerance",
+            0,
+        ),
         (public, id, time, body, v1a, "--no-tolerance", 0),
         (private, id, time, body, v1a, "--no-tolerance", 0),
         (SECRET, id, time, body, &both, "--no-tolerance", 0),
@@ -91,7 +106,18 @@ async fn verify_knows_the_published_vectors() {
         let file = dir.path().join("body");
         std::fs::write(&file, body).unwrap();
         let signature = format!("--signature={signature}");
-        let args = ["verify", "--secret", secret, "--id", id, "--timestamp", time, &signature, tolerance, file.to_str().unwrap()];
+        let args = [
+            "verify",
+            "--secret",
+            secret,
+            "--id",
+            id,
+            "--timestamp",
+            time,
+            &signature,
+            tolerance,
+            file.to_str().unwrap(),
+        ];
         let output = cli(&args).await;
         assert_eq!(output.code, code, "{args:?}: {}{}", output.stdout, output.stderr);
         assert!(!output.stderr.contains("MfKQ9r8"), "{}", output.stderr);
@@ -130,12 +156,24 @@ async fn preview_shows_what_would_be_sent_and_sends_nothing() {
         fn transform(event, payload) { log_info("seen"); if event.type == "a.bad" { throw "no good" } payload.added = 1; payload }
         fn headers(event, payload) { #{ "X-Added": "yes" } }
     "#;
-    let webhook = receiver.webhook("/x", "events: [\"*\"]\nrule: x.rhai\nheaders: {Authorization: Bearer hush}\nparams: {data: event.data}");
+    let webhook = receiver.webhook(
+        "/x",
+        "events: [\"*\"]\nrule: x.rhai\nheaders: {Authorization: Bearer hush}\nparams: {data: event.data}",
+    );
     let sidehook = Sidehook::builder().webhook("x", &webhook).rule("x.rhai", rule).prepare();
     let file = sidehook.path("event.json");
     let preview = async |event: serde_json::Value, code| {
         std::fs::write(&file, event.to_string()).unwrap();
-        let args = ["preview", "--webhook", "x", "--event", file.to_str().unwrap(), "--json", "--config", sidehook.config_arg()];
+        let args = [
+            "preview",
+            "--webhook",
+            "x",
+            "--event",
+            file.to_str().unwrap(),
+            "--json",
+            "--config",
+            sidehook.config_arg(),
+        ];
         let output = cli(&args).await.expect(code);
         assert!(!output.stdout.contains("hush") && !output.stderr.contains("hush"), "{output:?}");
         output.json()
@@ -149,14 +187,19 @@ async fn preview_shows_what_would_be_sent_and_sends_nothing() {
     for part in ["webhook-id", "webhook-timestamp", "v1,", "X-Added"] {
         assert!(headers.to_lowercase().contains(&part.to_lowercase()), "{part} is not in {headers}");
     }
-    assert!(shown["log"].to_string().contains("seen") && shown["operations"].as_u64().is_some_and(|n| n > 0), "{shown}");
+    assert!(
+        shown["log"].to_string().contains("seen") && shown["operations"].as_u64().is_some_and(|n| n > 0),
+        "{shown}"
+    );
     assert_eq!(shown["error"], json!(null));
     assert_eq!(preview(event("e", "a.b", "c"), 0).await["accepted"], false);
     let failed = preview(event("e", "a.bad", "c"), 1).await;
     assert!(failed["error"].to_string().contains("no good"), "{failed}");
     let rapida: serde_json::Value = serde_json::from_str(include_str!("fixtures/rapida.completed.json")).unwrap();
     assert_eq!(preview(rapida.clone(), 0).await["deliveries"][0]["payload"]["data"], rapida["data"]);
-    cli(&["preview", "--webhook", "nobody", "--event", file.to_str().unwrap(), "--config", sidehook.config_arg()]).await.expect(1);
+    cli(&["preview", "--webhook", "nobody", "--event", file.to_str().unwrap(), "--config", sidehook.config_arg()])
+        .await
+        .expect(1);
     assert!(receiver.all().is_empty());
 }
 
@@ -183,12 +226,14 @@ async fn send_deliveries_and_ledger_work_beside_a_running_sidehook() {
     cli(&["send", many.to_str().unwrap(), "--config", config]).await.expect(0);
     let refused = cli(&["send", bad.to_str().unwrap(), "--config", config]).await.expect(1);
     assert!(refused.stderr.contains("422"), "{refused:?}");
-    let piped = cli_in(&sidehook.config, &["send", "-", "--json"], &event("e3", "a.b", "c3").to_string()).await.expect(0);
+    let piped =
+        cli_in(&sidehook.config, &["send", "-", "--json"], &event("e3", "a.b", "c3").to_string()).await.expect(0);
     assert_eq!(piped.json()["ids"], json!(["e3"]));
     receiver.wait("/x", 4).await;
     let poll = async |state: &str, count: usize| {
         crate::support::eventually(&format!("{count} {state} in the list"), async || {
-            let listed = cli(&["deliveries", "list", "--state", state, "--json", "--config", config]).await.expect(0).json();
+            let listed =
+                cli(&["deliveries", "list", "--state", state, "--json", "--config", config]).await.expect(0).json();
             let listed = listed.as_array().unwrap().clone();
             if listed.len() == count { Ok(listed) } else { Err(format!("{listed:?}")) }
         })
@@ -199,7 +244,10 @@ async fn send_deliveries_and_ledger_work_beside_a_running_sidehook() {
     let id = dead[0]["id"].as_str().unwrap();
     let shown = cli(&["deliveries", "show", id, "--config", config]).await.expect(0).stdout;
     assert!(shown.contains(id) && shown.contains("status_400"), "{shown}");
-    assert_eq!(cli(&["deliveries", "show", id, "--json", "--config", config]).await.expect(0).json()["reason"], "status_400");
+    assert_eq!(
+        cli(&["deliveries", "show", id, "--json", "--config", config]).await.expect(0).json()["reason"],
+        "status_400"
+    );
     cli(&["deliveries", "show", "msg_nobody", "--config", config]).await.expect(1);
     let limited = cli(&["deliveries", "list", "--limit", "2", "--json", "--config", config]).await.expect(0);
     assert_eq!(limited.json().as_array().unwrap().len(), 2);

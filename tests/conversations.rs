@@ -31,27 +31,32 @@ async fn incremental_events_are_assembled_over_a_restart() {
     sidehook.send(&message("message.received", "c2", "another conversation")).await;
     sidehook.kill().await;
     sidehook.start().await;
-    sidehook.send(&json!([
-        message("message.sent", "c1", "hi"),
-        update("c1", json!({"argument": {"gone": null, "more": {"x": 1}}, "metadata": {"region": "eu"}})),
-        update("c1", json!({"argument": {"more": {"y": 2}}, "analysis": {"early": 1}})),
-    ])).await;
+    sidehook
+        .send(&json!([
+            message("message.sent", "c1", "hi"),
+            update("c1", json!({"argument": {"gone": null, "more": {"x": 1}}, "metadata": {"region": "eu"}})),
+            update("c1", json!({"argument": {"more": {"y": 2}}, "analysis": {"early": 1}})),
+        ]))
+        .await;
     let mut end = event("e", "conversation.completed", "c1");
     end["option"] = json!({"voice": "alloy"});
     end["metadata"] = json!({"wins": true});
     sidehook.send(&end).await;
     let payload = receiver.wait("/ends", 1).await[0].json();
-    assert_eq!(payload, json!({
-        "type": "conversation.completed",
-        "messages": [{"role": "user", "message": "hello"}, {"role": "assistant", "message": "hi"}],
-        // Maps merge one level deep; null removes.
-        "argument": {"caller": "+31", "more": {"y": 2}},
-        // A map that the lifecycle event itself brings wins whole.
-        "metadata": {"wins": true},
-        "option": {"voice": "alloy"},
-        "analysis": {"early": 1},
-        "name": "Support",
-    }));
+    assert_eq!(
+        payload,
+        json!({
+            "type": "conversation.completed",
+            "messages": [{"role": "user", "message": "hello"}, {"role": "assistant", "message": "hi"}],
+            // Maps merge one level deep; null removes.
+            "argument": {"caller": "+31", "more": {"y": 2}},
+            // A map that the lifecycle event itself brings wins whole.
+            "metadata": {"wins": true},
+            "option": {"voice": "alloy"},
+            "analysis": {"early": 1},
+            "name": "Support",
+        })
+    );
 }
 
 #[tokio::test]
@@ -63,7 +68,10 @@ async fn messages_of_the_end_event_win_over_the_state() {
     let mut end = event("e", "conversation.failed", "c1");
     end["conversation"]["messages"] = json!([{"role": "user", "message": "from the end"}]);
     sidehook.send(&end).await;
-    assert_eq!(receiver.wait("/ends", 1).await[0].json(), json!({"messages": [{"role": "user", "message": "from the end"}]}));
+    assert_eq!(
+        receiver.wait("/ends", 1).await[0].json(),
+        json!({"messages": [{"role": "user", "message": "from the end"}]})
+    );
 }
 
 async fn waiting(timeout: &str) -> (Receiver, Sidehook) {
@@ -95,6 +103,8 @@ async fn an_end_waits_for_late_analysis_over_a_restart() {
     other["analysis"] = json!({"summary": "s", "score": 1});
     sidehook.send(&other).await;
     assert_eq!(receiver.wait("/w", 1).await[0].json()["analysis"], json!({"summary": "s", "score": 1}));
+    // Settled, so that the kill does not have it sent again.
+    sidehook.await_deliveries("state=delivered", 1).await;
     sidehook.kill().await;
     sidehook.start().await;
     sidehook.send(&update("c1", json!({"analysis": {"summary": "late"}, "metadata": {"at": "later"}}))).await;
@@ -102,13 +112,16 @@ async fn an_end_waits_for_late_analysis_over_a_restart() {
     sidehook.send(&message("message.sent", "c1", "after the end")).await;
     sidehook.send(&update("c1", json!({"analysis": {"score": 7, "extra": true}}))).await;
     let requests = receiver.wait("/w", 2).await;
-    assert_eq!(requests[1].json(), json!({
-        "type": "conversation.completed",
-        "analysis": {"summary": "late", "score": 7, "extra": true},
-        // Messages and maps as of the trigger, analysis as of the end of the wait.
-        "messages": [{"role": "user", "message": "hello"}],
-        "metadata": {"at": "the trigger"},
-    }));
+    assert_eq!(
+        requests[1].json(),
+        json!({
+            "type": "conversation.completed",
+            "analysis": {"summary": "late", "score": 7, "extra": true},
+            // Messages and maps as of the trigger, analysis as of the end of the wait.
+            "messages": [{"role": "user", "message": "hello"}],
+            "metadata": {"at": "the trigger"},
+        })
+    );
     let row = sidehook.ledger("w").await;
     assert_eq!(row["waiting"], 0, "{row}");
 }
@@ -141,14 +154,18 @@ async fn later_events_of_the_conversation_queue_behind_the_one_that_waits() {
         "events: [\"conversation.*\", \"note.*\"]\nparams: {id: event.id}\nwhen: event.type != \"conversation.update\"\nwait_for: {analysis: [summary], timeout: 10m}",
     );
     let sidehook = Sidehook::builder().webhook("w", &webhook).start().await;
-    sidehook.send(&json!([
-        event("b1", "conversation.begin", "c1"),
-        event("e1", "conversation.completed", "c1"),
-        event("n1", "note.made", "c1"),
-        event("n2", "note.made", "c2"),
-    ])).await;
+    sidehook
+        .send(&json!([
+            event("b1", "conversation.begin", "c1"),
+            event("e1", "conversation.completed", "c1"),
+            event("n1", "note.made", "c1"),
+            event("n2", "note.made", "c2"),
+        ]))
+        .await;
     // c2 does not wait for c1.
-    let ids = |all: &[crate::support::Received]| -> Vec<String> { all.iter().map(|r| r.json()["id"].as_str().unwrap().to_owned()).collect() };
+    let ids = |all: &[crate::support::Received]| -> Vec<String> {
+        all.iter().map(|r| r.json()["id"].as_str().unwrap().to_owned()).collect()
+    };
     let first = receiver.wait("/w", 2).await;
     let mut names = ids(&first);
     names.sort();
@@ -174,9 +191,11 @@ async fn a_waiting_event_is_rendered_by_the_generation_in_force_then() {
 async fn a_conversation_kept_in_memory_is_assembled_all_the_same() {
     let receiver = Receiver::start().await;
     receiver.on("/ends", &[Reply::status(204)]);
-    let webhook = receiver.webhook("/ends", "events: [conversation.completed]\nparams: {messages: conversation.messages}");
-    let sidehook =
-        Sidehook::builder().main("conversations: {state: memory}").webhook("ends", &webhook).start().await;
-    sidehook.send(&json!([message("message.received", "c1", "hello"), event("e", "conversation.completed", "c1")])).await;
+    let webhook =
+        receiver.webhook("/ends", "events: [conversation.completed]\nparams: {messages: conversation.messages}");
+    let sidehook = Sidehook::builder().main("conversations: {state: memory}").webhook("ends", &webhook).start().await;
+    sidehook
+        .send(&json!([message("message.received", "c1", "hello"), event("e", "conversation.completed", "c1")]))
+        .await;
     assert_eq!(receiver.wait("/ends", 1).await[0].json(), json!({"messages": [{"role": "user", "message": "hello"}]}));
 }

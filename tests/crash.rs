@@ -13,8 +13,10 @@ use crate::support::events::event;
 use crate::support::random::Random;
 use crate::support::{Connection, Receiver, Reply, Sidehook, eventually};
 
-/// How often the process is killed.
-const ROUNDS: u64 = 36;
+/// How often the process is killed after it acknowledged something, at least.
+const KILLS: u64 = 32;
+/// How often it is killed at most, on a machine so slow that kills come before the first acknowledgement.
+const ROUNDS: u64 = 200;
 
 /// Sends events one after another until the connection breaks; what was acknowledged goes to `acknowledged`.
 async fn sender(ingest: String, numbers: Arc<AtomicU64>, acknowledged: Arc<Mutex<BTreeSet<String>>>) {
@@ -34,7 +36,7 @@ async fn sender(ingest: String, numbers: Arc<AtomicU64>, acknowledged: Arc<Mutex
             .collect();
         let headers = [("content-type", "application/json")];
         // One event at a time and three at once, in turn.
-        let bodies = if first % 2 == 0 { vec![json!(events)] } else { events };
+        let bodies = if first.is_multiple_of(2) { vec![json!(events)] } else { events };
         for body in bodies {
             match connection.send("POST", "/v1/events", &headers, body.to_string()).await {
                 Ok(answer) if answer.status.as_u16() == 202 => {
@@ -66,8 +68,9 @@ async fn killed_at_random_moments_every_acknowledged_event_arrives_under_one_id(
     let mut sidehook = Sidehook::builder().webhook("x", &webhook).start().await;
     let numbers = Arc::new(AtomicU64::new(0));
     let acknowledged = Arc::new(Mutex::new(BTreeSet::new()));
-    let mut productive = 0;
-    for round in 0..ROUNDS {
+    let (mut productive, mut round) = (0, 0);
+    while productive < KILLS {
+        assert!(round < ROUNDS, "only {productive} of {ROUNDS} kills followed an acknowledgement");
         let before = acknowledged.lock().unwrap().len();
         let mut senders = JoinSet::new();
         for _ in 0..3 {
@@ -87,7 +90,7 @@ async fn killed_at_random_moments_every_acknowledged_event_arrives_under_one_id(
         while let Some(sender) = senders.join_next().await {
             sender.unwrap();
         }
-        productive += usize::from(acknowledged.lock().unwrap().len() > before);
+        productive += u64::from(acknowledged.lock().unwrap().len() > before);
         if round % 5 == 0 {
             // Killed while starting, too.
             sidehook.spawn();
@@ -96,10 +99,10 @@ async fn killed_at_random_moments_every_acknowledged_event_arrives_under_one_id(
             sidehook.ended().await;
         }
         sidehook.start().await;
+        round += 1;
     }
     let acknowledged = acknowledged.lock().unwrap().clone();
-    assert!(productive > 20, "only {productive} rounds acknowledged anything; the test would prove nothing");
-    println!("{} events acknowledged over {ROUNDS} kills", acknowledged.len());
+    println!("{} events acknowledged over {round} kills", acknowledged.len());
     let copies = receiver
         .wait_for("every acknowledged event", |all| {
             let mut copies = BTreeMap::<String, BTreeSet<String>>::new();
@@ -141,10 +144,17 @@ fn check_trace(trace: &str, ids: &[String], outbox: &str) -> Result<usize, Strin
             .find(|c| c.text.contains(&quoted) && c.text.contains("accepted"))
             .ok_or_else(|| format!("no acknowledgement of {id}"))?;
         let sync = calls.iter().any(|c| {
-            c.syncs() && c.text.contains(outbox) && c.text.ends_with("= 0") && c.begun > read.ended && c.ended < write.begun
+            c.syncs()
+                && c.text.contains(outbox)
+                && c.text.ends_with("= 0")
+                && c.begun > read.ended
+                && c.ended < write.begun
         });
         if !sync {
-            return Err(format!("{id}: read in line {}, acknowledged in line {}, no sync between", read.ended, write.begun));
+            return Err(format!(
+                "{id}: read in line {}, acknowledged in line {}, no sync between",
+                read.ended, write.begun
+            ));
         }
         synced += 1;
     }
@@ -190,7 +200,7 @@ fn parse(trace: &str) -> Vec<Call> {
         } else if let Some((name, _)) = rest.split_once('(') {
             let mut call = Call { begun: number, ended: number, name: name.to_owned(), text: rest.to_owned() };
             if let Some(text) = rest.strip_suffix("<unfinished ...>") {
-                call.text = text.to_owned();
+                text.clone_into(&mut call.text);
                 open.insert(pid, call);
             } else {
                 calls.push(call);
@@ -255,9 +265,17 @@ async fn strace_makes_a_sync_fail_and_nothing_is_acknowledged_until_it_works_aga
     let file = dir.path().join("trace");
     let receiver = Receiver::start().await;
     let webhook = receiver.webhook("/x", "events: [\"*\"]\nparams: {id: event.id}");
-    // Fails from the eleventh sync of a thread on, for a while.
-    let words =
-        ["strace", "-f", "-o", file.to_str().unwrap(), "-e", "trace=fsync,fdatasync", "-e", "inject=fsync,fdatasync:error=EIO:when=11..14"];
+    // Fails from the sixtieth sync of a thread on, for a while: long after the start.
+    let words = [
+        "strace",
+        "-f",
+        "-o",
+        file.to_str().unwrap(),
+        "-e",
+        "trace=fsync,fdatasync",
+        "-e",
+        "inject=fsync,fdatasync:error=EIO:when=60..63",
+    ];
     let mut sidehook = Sidehook::builder().webhook("x", &webhook).wrapper(&words).start().await;
     let (mut acknowledged, mut refused) = (Vec::new(), 0);
     eventually("a failing sync, and a working one after it", async || {
@@ -271,7 +289,11 @@ async fn strace_makes_a_sync_fail_and_nothing_is_acknowledged_until_it_works_aga
             }
             other => panic!("{other}: {}", answer.text()),
         }
-        if refused > 0 && answer.status.as_u16() == 202 { Ok(()) } else { Err(format!("{acknowledged:?}, {refused} refused")) }
+        if refused > 0 && answer.status.as_u16() == 202 {
+            Ok(())
+        } else {
+            Err(format!("{acknowledged:?}, {refused} refused"))
+        }
     })
     .await;
     receiver
@@ -288,8 +310,10 @@ async fn strace_makes_a_sync_fail_and_nothing_is_acknowledged_until_it_works_aga
 fn the_checker_of_traces_tells_good_from_bad() {
     let read = r#"7 recvfrom(9<socket:[1]>, "POST /v1/events {\"id\":\"e1\"}", 4096, 0, NULL, NULL) = 40"#;
     let sync = "8 fdatasync(5</d/outbox.db-wal>) = 0";
-    let write = r#"7 writev(9<socket:[1]>, [{iov_base="HTTP/1.1 202 Accepted {\"accepted\":1,\"ids\":[\"e1\"]}"}], 1) = 60"#;
-    let split = ["8 fdatasync(5</d/outbox.db-wal> <unfinished ...>", write, "8 <... fdatasync resumed>) = 0"].join("\n");
+    let write =
+        r#"7 writev(9<socket:[1]>, [{iov_base="HTTP/1.1 202 Accepted {\"accepted\":1,\"ids\":[\"e1\"]}"}], 1) = 60"#;
+    let split =
+        ["8 fdatasync(5</d/outbox.db-wal> <unfinished ...>", write, "8 <... fdatasync resumed>) = 0"].join("\n");
     let ids = ["e1".to_owned()];
     for (trace, good) in [
         ([read, sync, write].join("\n"), true),
@@ -297,7 +321,11 @@ fn the_checker_of_traces_tells_good_from_bad() {
         ([read, write, sync].join("\n"), false),
         ([read, write].join("\n"), false),
         ([read, &split].join("\n"), false),
-        ([read, "8 fdatasync(5</d/outbox.db-wal> <unfinished ...>", "8 <... fdatasync resumed>) = 0", write].join("\n"), true),
+        (
+            [read, "8 fdatasync(5</d/outbox.db-wal> <unfinished ...>", "8 <... fdatasync resumed>) = 0", write]
+                .join("\n"),
+            true,
+        ),
         ([read, "8 fdatasync(5</elsewhere>) = 0", write].join("\n"), false),
         ([read, "8 fdatasync(5</d/outbox.db-wal>) = -1 EIO (Input/output error)", write].join("\n"), false),
         ([read, "8 fdatasync(5</d/outbox.db-wal>) = 0 (INJECTED)", write].join("\n"), false),

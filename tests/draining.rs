@@ -30,7 +30,8 @@ async fn sigterm_finishes_what_is_in_flight_and_exits_0() {
     assert!(sidehook.log().iter().any(|line| line.contains("\"deliveries\":1")), "it says what waits: {last}");
     let config = sidehook.config_arg().to_owned();
     let listed = cli(&["deliveries", "list", "--json", "--config", &config]).await.expect(0).json();
-    let state = |webhook: &str| listed.as_array().unwrap().iter().find(|d| d["webhook"] == webhook).unwrap()["state"].clone();
+    let state =
+        |webhook: &str| listed.as_array().unwrap().iter().find(|d| d["webhook"] == webhook).unwrap()["state"].clone();
     assert_eq!((state("slow"), state("down")), (json!("delivered"), json!("pending")));
 }
 
@@ -121,8 +122,10 @@ async fn two_sidehooks_do_not_share_an_outbox() {
     let receiver = Receiver::start().await;
     let first = Sidehook::builder().webhook("x", &receiver.webhook("/x", "events: [\"*\"]")).start().await;
     let outbox = first.config.join("data");
-    let mut second =
-        Sidehook::builder().main(&format!("outbox: {{path: {}}}", outbox.display())).webhook("x", &receiver.webhook("/x", "events: [\"*\"]")).prepare();
+    let mut second = Sidehook::builder()
+        .main(&format!("outbox: {{path: {}}}", outbox.display()))
+        .webhook("x", &receiver.webhook("/x", "events: [\"*\"]"))
+        .prepare();
     second.spawn();
     assert_eq!(second.ended().await.code(), Some(1));
     let said = second.log().join("\n");

@@ -34,8 +34,10 @@ async fn p99(receiver: &Receiver, sent: &[(String, Instant)]) -> Duration {
     let arrived = receiver
         .wait_for(&last, |all| {
             let mine = all.iter().filter(|r| r.path == "/fine");
-            let mine: std::collections::HashMap<_, _> =
-                mine.map(|r| (r.json()["id"].as_str().unwrap().to_owned(), r.at)).filter(|(id, _)| id.starts_with(prefix)).collect();
+            let mine: std::collections::HashMap<_, _> = mine
+                .map(|r| (r.json()["id"].as_str().unwrap().to_owned(), r.at))
+                .filter(|(id, _)| id.starts_with(prefix))
+                .collect();
             (mine.len() == sent.len()).then_some(mine)
         })
         .await;

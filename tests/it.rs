@@ -5,8 +5,12 @@
     clippy::panic,
     clippy::print_stdout,
     clippy::disallowed_methods,
+    clippy::float_cmp,
+    clippy::needless_pass_by_value,
+    clippy::format_collect,
+    clippy::format_push_string,
     dead_code,
-    reason = "test support is not inside a #[test] function, and tests measure by the real clock"
+    reason = "test support is not inside a #[test] function, tests measure by the real clock, compare counters exactly and need not be fast"
 )]
 
 mod api;
@@ -14,15 +18,18 @@ mod commands;
 mod config_cases;
 mod conversations;
 mod crash;
+mod docs;
 mod draining;
 mod fuzz;
 mod ingest;
 mod isolation;
 mod layers;
+mod newcomer;
 mod ordering;
 mod params;
 mod reloads;
 mod retries;
+mod rule_tests;
 mod rules;
 mod seed;
 mod shapes;

@@ -9,7 +9,8 @@ fn ids(requests: &[Received]) -> Vec<String> {
     requests.iter().map(|r| r.json()["id"].as_str().unwrap().to_owned()).collect()
 }
 
-const SLOW_RETRIES: &str = "events: [\"*\"]\nparams: {id: event.id}\nretry: {schedule: [3s, 3s], jitter: 0}\nbreaker: {failures: 100000}";
+const SLOW_RETRIES: &str =
+    "events: [\"*\"]\nparams: {id: event.id}\nretry: {schedule: [3s, 3s], jitter: 0}\nbreaker: {failures: 100000}";
 
 #[tokio::test]
 async fn a_retrying_conversation_keeps_its_order_and_blocks_no_other() {

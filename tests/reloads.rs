@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -177,7 +177,10 @@ async fn a_rotated_secret_signs_the_next_attempt() {
 async fn a_removed_webhooks_deliveries_are_held_until_it_returns() {
     let (receiver, mut sidehook) = started().await;
     receiver.on("/x", &[Reply::status(503)]);
-    let retrying = format!("{}retry: {{schedule: {{initial: 200ms, factor: 1, max: 200ms, attempts: 100}}, jitter: 0}}\nbreaker: {{failures: 100000}}\n", yaml(&receiver, 1));
+    let retrying = format!(
+        "{}retry: {{schedule: {{initial: 200ms, factor: 1, max: 200ms, attempts: 100}}, jitter: 0}}\nbreaker: {{failures: 100000}}\n",
+        yaml(&receiver, 1)
+    );
     sidehook.write("webhooks/x.yaml", &retrying);
     sidehook.admin_post("/api/v1/reload", "").await.expect(200);
     sidehook.send(&event("a", "a.b", "c")).await;
@@ -227,7 +230,7 @@ async fn addresses_and_the_outbox_path_need_a_restart_and_say_so_while_the_rest_
 }
 
 /// Sends events over one connection until told to end; answers the acknowledged ids.
-async fn load(ingest: String, stop: Arc<AtomicBool>) -> Vec<String> {
+async fn load(ingest: String, stop: Arc<AtomicBool>, sent: Arc<AtomicUsize>) -> Vec<String> {
     let mut connection = Connection::tcp(&ingest).await.unwrap();
     let mut acknowledged = Vec::new();
     while !stop.load(Ordering::Relaxed) {
@@ -237,6 +240,7 @@ async fn load(ingest: String, stop: Arc<AtomicBool>) -> Vec<String> {
         let answer = connection.send("POST", "/v1/events", &headers, body).await.unwrap();
         assert_eq!(answer.status.as_u16(), 202, "{}", answer.text());
         acknowledged.push(id);
+        sent.store(acknowledged.len(), Ordering::Relaxed);
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     acknowledged
@@ -254,17 +258,24 @@ async fn twenty_bad_and_twenty_good_reloads_lose_nothing_and_mix_nothing() {
     let files = |n: u32, good: bool| {
         let hook = receiver.webhook(
             "/x",
-            &format!("events: [\"*\"]\nrule: x.rhai\nparams: {{id: event.id, params: {{value: {n}}}}}{}", if good { "" } else { "\nnonsense: true" }),
+            &format!(
+                "events: [\"*\"]\nrule: x.rhai\nparams: {{id: event.id, params: {{value: {n}}}}}{}",
+                if good { "" } else { "\nnonsense: true" }
+            ),
         );
-        let rule = format!("const N = {n};\nfn transform(event, payload) {{ payload.rule = global::N; payload }}\nfn headers(event, payload) {{ #{{ \"X-Rule\": global::N }} }}");
+        let rule = format!(
+            "const N = {n};\nfn transform(event, payload) {{ payload.rule = global::N; payload }}\nfn headers(event, payload) {{ #{{ \"X-Rule\": global::N }} }}"
+        );
         (hook, rule)
     };
     let (hook, rule) = files(0, true);
-    let mut volume = Volume::new(&config, &[("sidehook.yaml", &main), ("webhooks/x.yaml", &hook), ("rules/x.rhai", &rule)]);
+    let mut volume =
+        Volume::new(&config, &[("sidehook.yaml", &main), ("webhooks/x.yaml", &hook), ("rules/x.rhai", &rule)]);
     sidehook.start().await;
     let (_, first) = sidehook.generation().await;
     let stop = Arc::new(AtomicBool::new(false));
-    let sender = tokio::spawn(load(sidehook.ingest.clone(), Arc::clone(&stop)));
+    let sent = Arc::new(AtomicUsize::new(0));
+    let sender = tokio::spawn(load(sidehook.ingest.clone(), Arc::clone(&stop), Arc::clone(&sent)));
     let mut good = 0;
     for n in 1..=40 {
         let is_good = n % 2 == 0;
@@ -277,6 +288,13 @@ async fn twenty_bad_and_twenty_good_reloads_lose_nothing_and_mix_nothing() {
         } else {
             assert_eq!(answer["result"], "rejected", "{n}: {answer}");
         }
+        // Traffic in every generation, and while the next one comes.
+        let before = sent.load(Ordering::Relaxed);
+        eventually("traffic", async || {
+            let now = sent.load(Ordering::Relaxed);
+            if now > before + 2 { Ok(()) } else { Err(format!("{now} events sent")) }
+        })
+        .await;
     }
     stop.store(true, Ordering::Relaxed);
     let acknowledged = sender.await.unwrap();
@@ -296,5 +314,5 @@ async fn twenty_bad_and_twenty_good_reloads_lose_nothing_and_mix_nothing() {
         assert_eq!(seen.get(id), Some(&1), "{id}");
     }
     assert!(generations.len() > 10, "the load met only generations {generations:?}");
-    assert_eq!(sidehook.metric("sidehook_config_reloads_total", &["result=\"accepted\""]).await, f64::from(good as u32));
+    assert_eq!(sidehook.metric("sidehook_config_reloads_total", &["result=\"accepted\""]).await, 20.0);
 }

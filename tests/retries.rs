@@ -32,7 +32,8 @@ fn statuses(delivery: &Value) -> Vec<String> {
 
 #[tokio::test]
 async fn failures_are_retried_by_the_schedule_until_it_succeeds() {
-    let replies = [Reply::status(503).text("busy"), Reply::status(429), Reply::status(500), Reply::status(201).text("done")];
+    let replies =
+        [Reply::status(503).text("busy"), Reply::status(429), Reply::status(500), Reply::status(201).text("done")];
     let (receiver, sidehook) = sent(&replies, QUICK).await;
     let requests = receiver.wait("/x", 4).await;
     assert!(requests.iter().all(|r| r.id() == requests[0].id()));
@@ -42,7 +43,10 @@ async fn failures_are_retried_by_the_schedule_until_it_succeeds() {
     let delivery = only(&sidehook, "delivered").await;
     assert_eq!(statuses(&delivery), ["503", "429", "500", "201"], "{delivery}");
     assert_eq!(delivery["id"], requests[0].id());
-    assert_eq!((&delivery["event_id"], &delivery["event"], &delivery["conversation"], &delivery["webhook"]), (&json!("e"), &json!("a.b"), &json!("c"), &json!("x")));
+    assert_eq!(
+        (&delivery["event_id"], &delivery["event"], &delivery["conversation"], &delivery["webhook"]),
+        (&json!("e"), &json!("a.b"), &json!("c"), &json!("x"))
+    );
     let last = &delivery["attempts"][3];
     assert_eq!(last["response"], "done");
     assert!(last["duration_ms"].is_number() && last["at"].is_string(), "{last}");
@@ -189,7 +193,10 @@ async fn a_destination_that_is_down_is_retried_until_it_is_back() {
 #[tokio::test]
 async fn a_certificate_that_nobody_vouches_for_is_refused() {
     let receiver = Receiver::start().await;
-    let yaml = format!("url: {}\nevents: [\"*\"]\nsigning: {{scheme: none}}\nretry: {{schedule: [20ms]}}\n", receiver.url("/x"));
+    let yaml = format!(
+        "url: {}\nevents: [\"*\"]\nsigning: {{scheme: none}}\nretry: {{schedule: [20ms]}}\n",
+        receiver.url("/x")
+    );
     let sidehook = Sidehook::builder().webhook("x", &yaml).start().await;
     sidehook.send(&event("e", "a.b", "c")).await;
     let delivery = only(&sidehook, "dead").await;
@@ -204,7 +211,8 @@ async fn denied_addresses_are_never_dialled() {
         std::net::IpAddr::V4(ip) => ip.octets(),
         std::net::IpAddr::V6(_) => unreachable!("the receiver is on IPv4"),
     };
-    let metadata = "url: https://169.254.169.254/x\nevents: [\"*\"]\nsigning: {scheme: none}\nretry: {schedule: [20ms]}\n";
+    let metadata =
+        "url: https://169.254.169.254/x\nevents: [\"*\"]\nsigning: {scheme: none}\nretry: {schedule: [20ms]}\n";
     let sidehook = Sidehook::builder()
         .main(&format!("egress: {{deny: [\"{a}.{b}.0.0/16\"]}}"))
         .webhook("x", &receiver.webhook("/x", "events: [\"*\"]\nretry: {schedule: [20ms]}"))

@@ -35,10 +35,20 @@ async fn accept_transform_and_headers_shape_a_delivery() {
     let payload = request.json();
     assert_eq!(payload["turns"], 20);
     assert!(payload["first"].as_str().unwrap().starts_with("TURN 0: WORDS"), "{payload}");
-    assert_eq!((&payload["label"], &payload["summary"], &payload["nothing"]), (&json!("call-+31612345678"), &json!("fine"), &json!("none")));
-    assert_eq!((request.header("x-region"), request.header("x-turns"), request.headers.contains_key("x-out")), ("eu", "20", false));
+    assert_eq!(
+        (&payload["label"], &payload["summary"], &payload["nothing"]),
+        (&json!("call-+31612345678"), &json!("fine"), &json!("none"))
+    );
+    assert_eq!(
+        (request.header("x-region"), request.header("x-turns"), request.headers.contains_key("x-out")),
+        ("eu", "20", false)
+    );
     let row = sidehook.ledger("x").await;
-    assert_eq!((&row["matched"], &row["filtered"], &row["rendered"], &row["created"]), (&json!(2), &json!(1), &json!(1), &json!(1)), "{row}");
+    assert_eq!(
+        (&row["matched"], &row["filtered"], &row["rendered"], &row["created"]),
+        (&json!(2), &json!(1), &json!(1), &json!(1)),
+        "{row}"
+    );
 }
 
 #[tokio::test]
@@ -77,8 +87,11 @@ async fn a_transform_may_send_nothing_or_several_in_order() {
 /// Deliveries after one event whose rule throws and one whose rule does not.
 async fn after_a_failure(on_rule_error: &str) -> (Receiver, Sidehook) {
     let rule = "fn transform(event, payload) {\n  if event.metadata.bad == true {\n    throw \"no good\";\n  }\n  #{ ok: true }\n}";
-    let (receiver, sidehook) = started(&format!("params: {{id: event.id}}\non_rule_error: {on_rule_error}"), rule).await;
-    sidehook.send(&json!([{"id": "bad", "type": "a.b", "metadata": {"bad": true}}, {"id": "good", "type": "a.b"}])).await;
+    let (receiver, sidehook) =
+        started(&format!("params: {{id: event.id}}\non_rule_error: {on_rule_error}"), rule).await;
+    sidehook
+        .send(&json!([{"id": "bad", "type": "a.b", "metadata": {"bad": true}}, {"id": "good", "type": "a.b"}]))
+        .await;
     (receiver, sidehook)
 }
 
@@ -93,7 +106,11 @@ async fn a_failing_rule_makes_a_dead_letter() {
         assert!(shown.text().contains(part), "{part} is not in {}", shown.text());
     }
     let row = sidehook.ledger("x").await;
-    assert_eq!((&row["rule_failed"], &row["rendered"], &row["dead"], &row["created"]), (&json!(1), &json!(1), &json!(1), &json!(2)), "{row}");
+    assert_eq!(
+        (&row["rule_failed"], &row["rendered"], &row["dead"], &row["created"]),
+        (&json!(1), &json!(1), &json!(1), &json!(2)),
+        "{row}"
+    );
     assert!(sidehook.metric("sidehook_rule_errors_total", &["rule=\"x\""]).await >= 1.0);
     // Its event was not kept, so a retry cannot render it and says so.
     let id = dead[0]["id"].as_str().unwrap();
@@ -158,14 +175,14 @@ async fn rules_import_from_their_folder_and_the_same_event_gives_the_same_output
     let receiver = Receiver::start().await;
     let webhook = |path: &str| receiver.webhook(path, "events: [\"*\"]\nrule: main.rhai\nparams: {}");
     let main = r#"
-        import "lib/shared" as shared;
-        fn transform(event, payload) { #{ uuid: uuid(), again: uuid(), now: now(), mask: shared::hide(event.argument.card), hash: sha256("abc") } }
+        import "lib/common" as common;
+        fn transform(event, payload) { #{ uuid: uuid(), again: uuid(), now: now(), mask: common::hide(event.argument.card), hash: sha256("abc") } }
     "#;
     let sidehook = Sidehook::builder()
         .webhook("one", &webhook("/one"))
         .webhook("two", &webhook("/two"))
         .rule("main.rhai", main)
-        .rule("lib/shared.rhai", "fn hide(s) { mask(s) }")
+        .rule("lib/common.rhai", "fn hide(s) { mask(s) }")
         .start()
         .await;
     sidehook.send(&json!({"type": "a.b", "argument": {"card": "4111111111111111"}})).await;

@@ -1,4 +1,4 @@
-//! The shapes of events that are taken in: canonical, Rapida's own webhook body, CloudEvents; ids and numbers.
+//! The shapes of events that are taken in: canonical, Rapida's own webhook body, `CloudEvents`; ids and numbers.
 
 use serde_json::{Value, json};
 
@@ -45,7 +45,10 @@ async fn a_rapida_body_with_keys_of_its_own_choosing_keeps_them_for_params() {
 
 #[tokio::test]
 async fn structured_cloudevents_are_taken() {
-    let (receiver, sidehook) = started("params: {id: event.id, type: event.type, conversation: conversation.id, time: event.time, x: argument.x}").await;
+    let (receiver, sidehook) = started(
+        "params: {id: event.id, type: event.type, conversation: conversation.id, time: event.time, x: argument.x}",
+    )
+    .await;
     let cloud = |source: &str, id: &str| {
         json!({"specversion": "1.0", "type": "conversation.begin", "source": source, "id": id, "subject": "c1",
             "time": "2026-01-03T11:38:10Z", "datacontenttype": "application/json", "data": {"argument": {"x": 1}}})
@@ -89,25 +92,26 @@ async fn batched_and_binary_cloudevents_are_taken() {
     answer.expect(202);
     let mut payloads: Vec<String> = receiver.wait("/all", 3).await.iter().map(|r| r.json().to_string()).collect();
     payloads.sort();
-    assert_eq!(payloads, [
-        r#"{"conversation":"c1","type":"a.one"}"#,
-        r#"{"conversation":"c3","type":"a.three"}"#,
-        r#"{"type":"a.two"}"#,
-    ]);
+    assert_eq!(
+        payloads,
+        [r#"{"conversation":"c1","type":"a.one"}"#, r#"{"conversation":"c3","type":"a.three"}"#, r#"{"type":"a.two"}"#,]
+    );
 }
 
 #[tokio::test]
 async fn a_cloudevent_may_carry_a_rapida_body() {
     let (receiver, sidehook) = started("").await;
     let body: Value = serde_json::from_str(RAPIDA).unwrap();
-    let cloud = json!({"specversion": "1.0", "type": "conversation.completed", "source": "/rapida", "id": "1", "data": body});
+    let cloud =
+        json!({"specversion": "1.0", "type": "conversation.completed", "source": "/rapida", "id": "1", "data": body});
     sidehook.post_as("application/cloudevents+json", cloud.to_string()).await.expect(202);
     assert_eq!(receiver.wait("/all", 1).await[0].json(), body);
 }
 
 #[tokio::test]
 async fn ids_leave_as_strings_and_numbers_lose_no_digit() {
-    let (receiver, sidehook) = started("params: {data: event.data, n: argument.n, f: argument.f, big: event.big}").await;
+    let (receiver, sidehook) =
+        started("params: {data: event.data, n: argument.n, f: argument.f, big: event.big}").await;
     let body = r#"{"type":"conversation.begin","id":9007199254740993,"assistant":{"id":2193965165215481856},
         "conversation":{"id":2216964057603244032},"argument":{"n":12345678901234567890123,"f":0.10000000000000000001},"big":-9223372036854775809}"#;
     let answer = sidehook.post_as("application/json", body).await.expect(202).json();
@@ -138,7 +142,12 @@ async fn unknown_types_are_carried_without_a_conversation() {
 async fn events_choose_webhooks_by_name_and_glob() {
     let receiver = Receiver::start().await;
     let mut builder = Sidehook::builder();
-    for (name, events) in [("exact", "[conversation.begin]"), ("glob", "[\"conversation.*\"]"), ("two", "[a.b, \"*.failed\"]"), ("all", "[\"*\"]")] {
+    for (name, events) in [
+        ("exact", "[conversation.begin]"),
+        ("glob", "[\"conversation.*\"]"),
+        ("two", "[a.b, \"*.failed\"]"),
+        ("all", "[\"*\"]"),
+    ] {
         let yaml = receiver.webhook(&format!("/{name}"), &format!("events: {events}\nparams: {{t: event.type}}"));
         builder = builder.webhook(name, &yaml);
     }
@@ -150,5 +159,29 @@ async fn events_choose_webhooks_by_name_and_glob() {
         receiver.wait(&format!("/{name}"), expected).await;
         let row = sidehook.ledger(name).await;
         assert_eq!(row["matched"], expected, "{name}: {row}");
+    }
+}
+
+#[tokio::test]
+async fn members_of_rapidas_data_do_not_pass_for_the_envelopes_own() {
+    let receiver = Receiver::start().await;
+    let webhook = |path: &str, rest: &str| {
+        receiver.webhook(
+            path,
+            &format!("events: [\"*\"]\nrule: x.rhai\nparams: {{type: event.type, id: conversation.id}}\n{rest}"),
+        )
+    };
+    let sidehook = Sidehook::builder()
+        .webhook("now", &webhook("/now", ""))
+        .webhook("later", &webhook("/later", "wait_for: {analysis: [late], timeout: 200ms}"))
+        .rule("x.rhai", "fn transform(event, payload) { payload.seen = event.type; payload }")
+        .start()
+        .await;
+    let body = json!({"event": "conversation.completed", "data": {"type": "a.b", "id": "forged", "time": "noon",
+        "assistant": {"id": "1", "version": "v"}, "conversation": {"id": "2", "messages": []}, "analysis": {}}});
+    sidehook.send(&body).await;
+    let expected = json!({"type": "conversation.completed", "id": "2", "seen": "conversation.completed"});
+    for path in ["/now", "/later"] {
+        assert_eq!(receiver.wait(path, 1).await[0].json(), expected, "{path}");
     }
 }

@@ -116,7 +116,8 @@ async fn methods_carry_the_body_and_get_carries_a_query() {
     assert_eq!(request.method, "GET");
     assert!(request.body.is_empty());
     verify(SECRET, &request).unwrap();
-    let query: std::collections::BTreeMap<_, _> = form_urlencoded::parse(request.query.as_bytes()).into_owned().collect();
+    let query: std::collections::BTreeMap<_, _> =
+        form_urlencoded::parse(request.query.as_bytes()).into_owned().collect();
     let expected = [("own", "1"), ("type", "a.b"), ("text", "a b&c=ü"), ("map", r#"{"x":[1,"y"]}"#)];
     assert_eq!(query, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
 }
@@ -128,10 +129,15 @@ async fn captured_requests_are_left_for_other_libraries() {
     std::fs::create_dir_all(&dir).unwrap();
     let receiver = Receiver::start().await;
     let one = receiver.webhook("/one", "events: [\"*\"]");
-    let two = receiver.webhook("/two", &format!("events: [\"*\"]\nsigning: {{scheme: standard, secrets: [{OTHER_SECRET}, {SECRET}]}}"));
+    let two = receiver.webhook(
+        "/two",
+        &format!("events: [\"*\"]\nsigning: {{scheme: standard, secrets: [{OTHER_SECRET}, {SECRET}]}}"),
+    );
     let sidehook = Sidehook::builder().webhook("one", &one).webhook("two", &two).start().await;
     sidehook.send(&crate::support::events::seed()).await;
-    sidehook.send(&json!({"type": "a.b", "conversation": {"id": "ü€😀"}, "argument": {"x": "\u{2028}</script>"}})).await;
+    sidehook
+        .send(&json!({"type": "a.b", "conversation": {"id": "ü€😀"}, "argument": {"x": "\u{2028}</script>"}}))
+        .await;
     sidehook.post_as("application/json", include_str!("fixtures/rapida.completed.json")).await.expect(202);
     for (path, secrets) in [("/one", vec![SECRET]), ("/two", vec![SECRET, OTHER_SECRET])] {
         for (n, request) in receiver.wait(path, 3).await.iter().enumerate() {

@@ -25,9 +25,10 @@ pub struct Args {
 }
 
 /// Runs the command.
+#[expect(clippy::needless_pass_by_value, reason = "every command takes its arguments whole")]
 pub fn run(args: Args, config: &Path) -> anyhow::Result<u8> {
     let env = |name: &str| std::env::var(name).ok();
-    let result = config::load(config, &env, &Clock::System);
+    let result = config::load_all(config, &env, &Clock::System).result;
     let failed = match &result {
         Ok(generation) => args.strict && !generation.warnings.is_empty(),
         Err(_) => true,

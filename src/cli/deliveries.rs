@@ -136,16 +136,13 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
                 Ok(exit::OK)
             }
             Command::Retry { id, filter, json } => {
-                let (path, body) = match id {
-                    Some(id) => {
-                        let id = percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC);
-                        (format!("/api/v1/deliveries/{id}/retry"), String::new())
-                    }
-                    None => {
-                        let fields: serde_json::Map<_, _> =
-                            filter.fields().map(|(k, v)| (k.to_owned(), serde_json::Value::from(v))).collect();
-                        ("/api/v1/deliveries/retry".to_owned(), serde_json::Value::from(fields).to_string())
-                    }
+                let (path, body) = if let Some(id) = id {
+                    let id = percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC);
+                    (format!("/api/v1/deliveries/{id}/retry"), String::new())
+                } else {
+                    let fields: serde_json::Map<_, _> =
+                        filter.fields().map(|(k, v)| (k.to_owned(), serde_json::Value::from(v))).collect();
+                    ("/api/v1/deliveries/retry".to_owned(), serde_json::Value::from(fields).to_string())
                 };
                 let answer =
                     local::post(&settings.admin.listen, &path, settings.admin.token.as_ref(), body.into()).await?;

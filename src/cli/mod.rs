@@ -8,10 +8,12 @@ pub mod demo;
 pub mod ledger;
 pub mod listen;
 pub mod preview;
+pub mod rules;
 pub mod run;
 pub mod schema;
 pub mod secret;
 pub mod send;
+pub mod test;
 pub mod verify;
 
 use std::io::Write as _;
@@ -60,6 +62,8 @@ enum Command {
     Run(run::Args),
     /// Checks the configuration and everything it names, and reports every problem at once.
     Check(check::Args),
+    /// Runs the tests beside the rules.
+    Test(test::Args),
     /// Shows what a webhook would send for an event; sends nothing.
     Preview(preview::Args),
     /// Sends events from files to a running sidehook.
@@ -74,6 +78,8 @@ enum Command {
     Ledger(ledger::Args),
     /// Verifies a webhook's signature.
     Verify(verify::Args),
+    /// Helps to write rules.
+    Rules(rules::Args),
     /// Makes secrets.
     Secret(secret::Args),
     /// Prints the JSON Schema of the configuration.
@@ -91,6 +97,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => run::run(&args, config),
         Command::Check(args) => check::run(args, config),
+        Command::Test(args) => test::run(&args, config),
         Command::Preview(args) => preview::run(&args, config),
         Command::Send(args) => send::run(&args, config),
         Command::Listen(args) => listen::run(args),
@@ -98,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Deliveries(args) => deliveries::run(&args, config),
         Command::Ledger(args) => ledger::run(&args, config),
         Command::Verify(args) => verify::run(args),
+        Command::Rules(args) => rules::run(&args),
         Command::Secret(args) => secret::run(args, config),
         Command::Schema(args) => schema::run(args, config),
     };

@@ -1,6 +1,7 @@
 //! `sidehook preview`
 
 use std::fmt::Write as _;
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,11 +9,13 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::test::Paint;
 use super::{exit, load, print};
 use crate::clock::{Clock, Entropy};
 use crate::config::Webhook;
 use crate::event::{Event, Incoming, Json, Stamp, State};
-use crate::rules::{FilteredBy, Outcome, Payload, Trace};
+use crate::rules::testing::diff;
+use crate::rules::{FilteredBy, Format, Outcome, Payload, Trace};
 
 /// Arguments of `sidehook preview`.
 #[derive(clap::Args)]
@@ -44,7 +47,7 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
     let outcome = webhook.program.evaluate(&event, Some(&mut trace));
     let failed = matches!(outcome, Outcome::Failed { .. });
     let text = if args.json {
-        format!("{}\n", as_json(webhook, &outcome, &trace))
+        format!("{}\n", as_json(webhook, &event, &outcome, &trace))
     } else {
         let mut out = String::new();
         if !webhook.events.matches(&event.kind) {
@@ -55,7 +58,9 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
                 webhook.events.as_written()
             );
         }
-        out.push_str(&shown(webhook, &outcome, &trace));
+        let _ = writeln!(out, "event {} ({})", event.id, event.kind);
+        let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        out.push_str(&shown(webhook, &outcome, &trace, &Paint { color }));
         out
     };
     print(&text)?;
@@ -77,8 +82,7 @@ fn read(file: &Path) -> anyhow::Result<Event> {
     let stamp = Stamp { namespace: Arc::from(""), id, arrived: now, traceparent: None };
     let mut state = State::default();
     state.apply(&incoming);
-    let messages = incoming.messages.clone();
-    Ok(state.assemble(&incoming, messages, stamp))
+    Ok(state.assemble(&incoming, None, stamp))
 }
 
 /// The headers of a first attempt, signature included; configured ones by name only, since their values are secrets.
@@ -92,7 +96,7 @@ fn headers(webhook: &Webhook, payload: &Payload) -> Vec<(String, String)> {
     headers
 }
 
-fn as_json(webhook: &Webhook, outcome: &Outcome, trace: &Trace) -> Value {
+fn as_json(webhook: &Webhook, event: &Event, outcome: &Outcome, trace: &Trace) -> Value {
     let (deliveries, error) = match outcome {
         Outcome::Filtered(_) => (&[][..], None),
         Outcome::Payloads(payloads) => (&payloads[..], None),
@@ -113,12 +117,39 @@ fn as_json(webhook: &Webhook, outcome: &Outcome, trace: &Trace) -> Value {
         "operations": trace.operations,
         "micros": trace.micros,
         "error": error.map(|e| {
-            json!({"file": e.file, "function": e.function, "line": e.line, "column": e.column, "kind": e.kind, "message": e.message})
+            json!({
+                "event": event.id,
+                "file": e.file,
+                "function": e.function,
+                "line": e.line,
+                "column": e.column,
+                "kind": e.kind,
+                "message": e.message,
+                "excerpt": e.excerpt,
+            })
         }),
     })
 }
 
-fn shown(webhook: &Webhook, outcome: &Outcome, trace: &Trace) -> String {
+/// The payload as `params` made it and as the rule left it.
+fn difference(webhook: &Webhook, trace: &Trace, payload: &Payload, paint: &Paint) -> Option<String> {
+    // A CloudEvent wraps the payload, so that every line would differ.
+    if webhook.program.rule.is_none() || webhook.program.format != Format::Json {
+        return None;
+    }
+    let before: Value = serde_json::from_slice(trace.before.as_ref()?).ok()?;
+    let after: Value = serde_json::from_slice(&payload.body).ok()?;
+    if before == after {
+        return Some("the rule left the payload as params made it\n".to_owned());
+    }
+    let mut out = String::from("payload (- as params made it, + as the rule left it):\n");
+    for line in diff(&before, &after).lines() {
+        let _ = writeln!(out, "{}", paint.line(line));
+    }
+    Some(out)
+}
+
+fn shown(webhook: &Webhook, outcome: &Outcome, trace: &Trace, paint: &Paint) -> String {
     let mut out = String::new();
     match outcome {
         Outcome::Filtered(by) => {
@@ -135,17 +166,16 @@ fn shown(webhook: &Webhook, outcome: &Outcome, trace: &Trace) -> String {
                 for (name, value) in headers(webhook, payload) {
                     let _ = writeln!(out, "  {name}: {value}");
                 }
+                if let Some(difference) = difference(webhook, trace, payload, paint) {
+                    out.push_str(&difference);
+                }
                 let pretty =
                     serde_json::from_slice::<Value>(&payload.body).and_then(|v| serde_json::to_string_pretty(&v));
                 let _ = writeln!(out, "{}", pretty.unwrap_or_default());
             }
         }
         Outcome::Failed { error, .. } => {
-            let _ = writeln!(
-                out,
-                "failed: {}:{}:{} in {}: {}",
-                error.file, error.line, error.column, error.function, error.message
-            );
+            let _ = writeln!(out, "{}{}", paint.red("failed: "), error.report());
         }
     }
     for line in &trace.log {

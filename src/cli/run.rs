@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{check, exit};
 use crate::app::{App, StartError};
 use crate::clock::{Clock, Entropy};
+use crate::limits;
 
 /// Arguments of `sidehook run`.
 #[derive(clap::Args)]
@@ -16,7 +17,11 @@ pub struct Args {}
 
 /// Runs until told to end.
 pub fn run(_args: &Args, config: &Path) -> anyhow::Result<u8> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(32).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(32)
+        .thread_stack_size(limits::SCRIPT_STACK_BYTES)
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let app = match App::start(config, Clock::System, Entropy::system()).await {
             Ok(app) => app,

@@ -26,6 +26,7 @@ enum Of {
 }
 
 /// Runs the command.
+#[expect(clippy::needless_pass_by_value, reason = "every command takes its arguments whole")]
 pub fn run(args: Args, _config: &Path) -> anyhow::Result<u8> {
     let schema = match args.of {
         Of::Sidehook => schema::sidehook(),

@@ -34,7 +34,7 @@ struct New {
     /// An ed25519 key pair: the first line is the secret, the second what receivers verify with.
     #[arg(long, conflicts_with = "outbox")]
     ed25519: bool,
-    /// A key for outbox.encryption_key.
+    /// A key for `outbox.encryption_key`.
     #[arg(long)]
     outbox: bool,
     /// Length of an HMAC secret, in bytes.

@@ -124,7 +124,7 @@ pub fn tree(node: &mut Node, env: &dyn Fn(&str) -> Option<String>, found: &mut d
                     // What stays is treated like a variable's value, so that no further problem is made of it.
                     if let Value::Scalar(scalar) = &mut node.value {
                         scalar.interpolated = true;
-                        scalar.text = UNREADABLE.to_owned();
+                        UNREADABLE.clone_into(&mut scalar.text);
                     }
                 }
             }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::decode::{Decoder, Fields};
+use super::cases::Case;
+use super::decode::Decoder;
+use super::fields::Fields;
 use super::model::{Generation, Inputs, Webhook};
 use super::reader::{self, ReadError, Reader};
 use super::report::{Problem, Report};
@@ -13,7 +15,7 @@ use super::settings::{self, check_name};
 use super::shape::{self, Kind};
 use super::webhook::{self, Shared};
 use super::yaml::{Key, Node, Span, Value};
-use super::{scripts, values};
+use super::{cases, scripts, values};
 use crate::clock::Clock;
 use crate::limits;
 
@@ -25,25 +27,43 @@ pub struct Loaded {
     pub hash: String,
     /// The generation, or all problems.
     pub result: Result<Generation, Report>,
+    /// The rules' tests, where they were asked for.
+    pub tests: Vec<Case>,
+}
+
+/// What a load does with the tests beside the rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tests {
+    /// Nothing: the configuration is only looked at.
+    Skip,
+    /// Hands them out; a test file that cannot be read is a problem.
+    Read,
+    /// Where `reload.run_tests` says so, runs them; one that fails is a problem.
+    Gate,
 }
 
 /// Reads and compiles a config directory or file with everything it names (scripts, tests, secrets, certificates).
-/// All problems come back together.
+/// All problems come back together. Runs no tests: this is for commands that only look.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>, clock: &Clock) -> Result<Generation, Report> {
-    load_all(path, env, clock).result
+    load_with(path, env, clock, Tests::Skip).result
 }
 
-/// Like [`load`], with what was read.
+/// Like [`load`] for a start or a reload: with what was read, and with the tests that `reload.run_tests` asks for.
 pub fn load_all(path: &Path, env: &dyn Fn(&str) -> Option<String>, clock: &Clock) -> Loaded {
-    let mut loaded = once(path, env, clock);
+    load_with(path, env, clock, Tests::Gate)
+}
+
+/// Like [`load`], with what was read and a choice about tests.
+pub fn load_with(path: &Path, env: &dyn Fn(&str) -> Option<String>, clock: &Clock, tests: Tests) -> Loaded {
+    let mut loaded = once(path, env, clock, tests);
     if loaded.1 {
-        loaded = once(path, env, clock);
+        loaded = once(path, env, clock, tests);
     }
     loaded.0
 }
 
 /// One load, and whether what it read may be a mixture.
-fn once(path: &Path, env: &dyn Fn(&str) -> Option<String>, clock: &Clock) -> (Loaded, bool) {
+fn once(path: &Path, env: &dyn Fn(&str) -> Option<String>, clock: &Clock, tests: Tests) -> (Loaded, bool) {
     let mut reader = Reader::default();
     let directory = reader.is_dir(path);
     let base = if directory { path } else { path.parent().unwrap_or(Path::new("")) };
@@ -55,6 +75,7 @@ fn once(path: &Path, env: &dyn Fn(&str) -> Option<String>, clock: &Clock) -> (Lo
         missing(&mut d, path, directory, &file);
         None
     };
+    let cases = compiled.as_ref().map(|parts| parts.tests(&mut d, tests)).unwrap_or_default();
     let report = d.report();
     let warnings = std::mem::take(&mut d.warnings);
     let inputs = reader.inputs();
@@ -71,7 +92,7 @@ fn once(path: &Path, env: &dyn Fn(&str) -> Option<String>, clock: &Clock) -> (Lo
         }),
         _ => Err(report),
     };
-    (Loaded { inputs, hash, result }, torn)
+    (Loaded { inputs, hash, result, tests: cases }, torn)
 }
 
 fn missing(d: &mut Decoder<'_>, path: &Path, directory: bool, file: &Path) {
@@ -96,6 +117,27 @@ struct Parts {
     settings: super::model::Settings,
     webhooks: BTreeMap<Arc<str>, Arc<Webhook>>,
     scripts: Arc<crate::rules::Scripts>,
+    rules_dir: PathBuf,
+    test_files: Vec<String>,
+}
+
+impl Parts {
+    fn tests(&self, d: &mut Decoder<'_>, tests: Tests) -> Vec<Case> {
+        if tests == Tests::Skip || (tests == Tests::Gate && !self.settings.run_tests) {
+            return Vec::new();
+        }
+        let mut cases = Vec::new();
+        for name in &self.test_files {
+            cases.extend(cases::read(d, &self.rules_dir, name, &self.scripts, &self.webhooks));
+        }
+        // On a configuration with other problems a failing test would be one of their consequences.
+        if tests == Tests::Gate && d.report().problems.is_empty() {
+            for case in &cases {
+                case.gate(d);
+            }
+        }
+        cases
+    }
 }
 
 fn compile(d: &mut Decoder<'_>, file: &Path, directory: Option<&Path>, clock: &Clock) -> Option<Parts> {
@@ -127,7 +169,13 @@ fn compile(d: &mut Decoder<'_>, file: &Path, directory: Option<&Path>, clock: &C
         d.file_problem(d.show(file), &format!("more than {} webhooks", limits::WEBHOOKS));
     }
     root?;
-    Some(Parts { settings: decoded.settings, webhooks, scripts: library.scripts })
+    Some(Parts {
+        settings: decoded.settings,
+        webhooks,
+        scripts: library.scripts,
+        rules_dir: decoded.rules_dir,
+        test_files: library.test_files,
+    })
 }
 
 type Webhooks = BTreeMap<Arc<str>, Arc<Webhook>>;
@@ -175,8 +223,7 @@ fn webhook_files(d: &mut Decoder<'_>, dir: &Path) -> Vec<(PathBuf, String)> {
                         .with_help("rename it"),
                 ),
             }
-        } else if entry.name.ends_with(".yml") || entry.name.ends_with(".json") {
-            let right = entry.name.trim_end_matches(".yml").trim_end_matches(".json");
+        } else if let Some((right, "yml" | "json")) = entry.name.rsplit_once('.') {
             d.plain_problem(
                 Problem::of_file(shown, "webhook files end in .yaml, so this one would be ignored")
                     .with_help(format!("rename it to {right}.yaml")),

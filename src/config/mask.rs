@@ -27,6 +27,7 @@ pub fn tree(node: &Node, kind: &Kind, out: &mut Vec<Span>) {
         (Kind::Secret, Value::Map(entries)) => {
             for (key, value) in entries {
                 if key.text != "env" && key.text != "file" {
+                    out.push(key.span);
                     everything(value, out);
                 }
             }
@@ -40,7 +41,9 @@ pub fn tree(node: &Node, kind: &Kind, out: &mut Vec<Span>) {
                 _ => None,
             });
             let block = named.unwrap_or(&shape::SOURCE_HTTP);
-            entries.iter().for_each(|(k, v)| entry(block, &k.text, v, out));
+            for (key, value) in entries {
+                entry(block, &key.text, value, out);
+            }
         }
         (Kind::Map(kind), Value::Map(entries)) => entries.iter().for_each(|(_, v)| tree(v, kind, out)),
         (Kind::List(kind), Value::List(items)) => items.iter().for_each(|item| tree(item, kind, out)),
@@ -67,8 +70,10 @@ fn entry(block: &Block, name: &str, value: &Node, out: &mut Vec<Span>) {
     }
 }
 
-fn everything(node: &Node, out: &mut Vec<Span>) {
+/// The places of all scalars of a tree.
+pub fn everything(node: &Node, out: &mut Vec<Span>) {
     match &node.value {
+        Value::Scalar(s) if s.text.is_empty() => {}
         Value::Scalar(_) => out.push(node.span),
         Value::List(items) => items.iter().for_each(|item| everything(item, out)),
         Value::Map(entries) => entries.iter().for_each(|(_, value)| everything(value, out)),
@@ -105,12 +110,41 @@ pub fn line(text: &str, number: usize, masks: &[Span], suspect: bool, column: us
         let (from, to) = if quoted { (from + 1, to - 1) } else { (from, to) };
         hidden.iter_mut().take(to).skip(from).for_each(|h| *h = true);
     }
-    if suspect && is_match(&SUSPICIOUS, text) {
+    if suspect {
         hide_words(text, &mut hidden);
     }
     keep_variables(text, &mut hidden);
     hide_keys(text, &mut hidden);
     render(&chars, &hidden, column.saturating_sub(1), width)
+}
+
+/// Whether a line may hold a secret, by its own words or by those of the lines that it is nested in. For files that
+/// could not be read, where nothing better is known.
+#[must_use]
+pub fn is_suspicious(text: &str, number: usize) -> bool {
+    let indent = |line: &str| line.chars().take_while(|c| c.is_whitespace() || *c == '-').count();
+    let lines: Vec<&str> = text.lines().take(number).collect();
+    let Some((line, above)) = lines.split_last() else { return false };
+    if is_match(&SUSPICIOUS, line) {
+        return true;
+    }
+    let mut inside = indent(line);
+    for parent in above.iter().rev().filter(|l| !l.trim().is_empty()) {
+        if indent(parent) < inside || (indent(parent) == inside && line.trim_start().starts_with('-')) {
+            if is_match(&SUSPICIOUS, parent) {
+                return true;
+            }
+            inside = indent(parent);
+        }
+    }
+    false
+}
+
+/// A text with all signing keys in it starred.
+#[must_use]
+pub fn keys(text: &str) -> String {
+    static WHOLE: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"(wh(?:sec|sk)_)[A-Za-z0-9+/=_-]{4,}").ok());
+    WHOLE.as_ref().map_or_else(|| STARS.to_owned(), |r| r.replace_all(text, "${1}****").into_owned())
 }
 
 /// A shown line with its mark.
@@ -137,6 +171,9 @@ fn hide_words(text: &str, hidden: &mut [bool]) {
     let first = chars.iter().position(|c| *c == ':').unwrap_or(0);
     for (from, to) in ranges(&WORD, text) {
         let is_key = chars.get(to) == Some(&':') && chars.get(to + 1).is_none_or(|c| c.is_whitespace());
+        if to == from + 1 && chars[from] == '-' {
+            continue; // a list's dash
+        }
         if from > first && !is_key {
             hidden[from..to].iter_mut().for_each(|h| *h = true);
         } else if first == 0 {
@@ -235,7 +272,11 @@ mod tests {
         assert_eq!(shown("secrets: [whsec_MfKQ9r8G]", &[(11, 25)], false), "secrets: [whsec_****]");
         assert_eq!(shown("headers: {A: Bearer ${X}}", &[], true), "headers: {A: **** ${X}}");
         assert_eq!(shown("  password: user:pass", &[], true), "  password: ****:****");
-        assert_eq!(shown("  timeout: 15 s", &[], true), "  timeout: 15 s");
+        assert!(is_suspicious("signing:\n  secrets:\n  - *hunter2\n", 3));
+        assert!(is_suspicious("headers:\n  X: @hunter2\n", 2));
+        assert!(!is_suspicious("headers: {}\ntimeout: 15 s\n", 2));
+        assert_eq!(shown("  - *hunter2", &[], true), "  - ****");
+        assert_eq!(keys("`whsec_MfKQ9r8G` begins with whsec_"), "`whsec_****` begins with whsec_");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Files in, one validated generation out. `yaml` gives a tree with places, `decode` and its neighbours walk it and
 //! record every problem, `load` does the I/O around them. Nothing here connects, listens or keeps state.
 
+mod cases;
 mod decode;
+mod fields;
 mod interpolate;
 mod load;
 mod mask;
@@ -9,6 +11,8 @@ pub mod model;
 mod params;
 mod reader;
 pub mod report;
+pub mod rewrite;
+mod scalars;
 pub mod schema;
 mod scripts;
 mod settings;
@@ -20,7 +24,8 @@ pub mod values;
 mod webhook;
 mod yaml;
 
-pub use load::{Loaded, load, load_all};
+pub use cases::Case;
+pub use load::{Loaded, Tests, load, load_all, load_with};
 pub use model::{Generation, Webhook};
 pub use report::{Problem, Report};
 

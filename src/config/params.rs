@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 
-use super::decode::{Decoder, Fields, unreadable};
+use super::decode::Decoder;
+use super::fields::Fields;
+use super::scalars::unreadable;
 use super::webhook::hide;
 use super::yaml::{Meaning, Node, Value, meaning_of};
 use crate::rules::{Missing, Params, Selector};
@@ -97,7 +99,7 @@ fn literal(d: &mut Decoder<'_>, node: &Node) -> Option<Selector> {
 }
 
 /// Writes a node as JSON. Numbers keep their digits wherever JSON can write them.
-fn json(d: &mut Decoder<'_>, node: &Node, out: &mut String) -> bool {
+pub fn json(d: &mut Decoder<'_>, node: &Node, out: &mut String) -> bool {
     match &node.value {
         Value::List(items) => {
             out.push('[');
@@ -130,14 +132,15 @@ fn json(d: &mut Decoder<'_>, node: &Node, out: &mut String) -> bool {
             Meaning::Null => out.push_str("null"),
             Meaning::Bool(b) => out.push_str(if b { "true" } else { "false" }),
             Meaning::Text => push_text(out, &scalar.text),
-            Meaning::Integer | Meaning::Float => match number(&scalar.text) {
-                Some(text) => out.push_str(&text),
-                None => {
+            Meaning::Integer | Meaning::Float => {
+                if let Some(text) = number(&scalar.text) {
+                    out.push_str(&text);
+                } else {
                     let message = format!("{} has no form in JSON", d.quote(node));
                     d.problem(node.span, message, Some("quote it to send it as text".to_owned()));
                     return false;
                 }
-            },
+            }
         },
     }
     true

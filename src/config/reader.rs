@@ -154,7 +154,9 @@ impl Reader {
         }
         for (path, entries) in &self.listings {
             put(path.as_os_str().as_encoded_bytes());
-            entries.iter().for_each(|entry| put(entry.name.as_bytes()));
+            for entry in entries {
+                put(entry.name.as_bytes());
+            }
         }
         hex(context.finish().as_ref())
     }

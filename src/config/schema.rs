@@ -60,14 +60,14 @@ fn block(block: &'static Block, strict: bool, defs: &mut Map<String, Value>) -> 
 fn reference(name: &str, defs: &mut Map<String, Value>, make: impl FnOnce(&mut Map<String, Value>) -> Value) -> Value {
     if !defs.contains_key(name) {
         defs.insert(name.to_owned(), Value::Null);
-        let made = make(defs);
-        defs.insert(name.to_owned(), made);
+        let part = make(defs);
+        defs.insert(name.to_owned(), part);
     }
     json!({"$ref": format!("#/$defs/{name}")})
 }
 
 /// What is read as another type when it is wholly a variable.
-fn or_variable(schema: Value) -> Value {
+fn or_variable(schema: &Value) -> Value {
     json!({"anyOf": [schema, {"type": "string", "pattern": "\\$\\{"}]})
 }
 
@@ -75,9 +75,9 @@ fn of(kind: &Kind, defs: &mut Map<String, Value>) -> Value {
     match kind {
         Kind::Text | Kind::Path => json!({"type": "string"}),
         Kind::Hidden => json!({"type": ["string", "number", "boolean"]}),
-        Kind::Bool => or_variable(json!({"type": "boolean"})),
-        Kind::Integer(min, max) => or_variable(json!({"type": "integer", "minimum": min, "maximum": max})),
-        Kind::Number(min, max) => or_variable(json!({"type": "number", "minimum": min, "maximum": max})),
+        Kind::Bool => or_variable(&json!({"type": "boolean"})),
+        Kind::Integer(min, max) => or_variable(&json!({"type": "integer", "minimum": min, "maximum": max})),
+        Kind::Number(min, max) => or_variable(&json!({"type": "number", "minimum": min, "maximum": max})),
         Kind::Duration => {
             let pattern = "^([0-9]+(\\.[0-9]+)?(ms|s|m|h|d))+$|\\$\\{";
             json!({"type": "string", "pattern": pattern, "examples": ["50ms", "15s", "5m", "24h", "7d"]})
@@ -97,7 +97,7 @@ fn of(kind: &Kind, defs: &mut Map<String, Value>) -> Value {
             {"type": "string", "pattern": "^[1-5]([0-9][0-9]|[0-9]?[xX]+)$|\\$\\{"},
         ]}),
         Kind::TlsVersion => json!({"enum": ["1.2", "1.3", 1.2, 1.3]}),
-        Kind::Choice(words) => or_variable(json!({"enum": words})),
+        Kind::Choice(words) => or_variable(&json!({"enum": words})),
         Kind::Null => json!({"type": "null"}),
         Kind::Any => json!({}),
         Kind::Secret => reference("secret", defs, |_| {

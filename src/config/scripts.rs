@@ -13,10 +13,15 @@ use crate::clock::Clock;
 use crate::limits;
 use crate::rules::{Rule, ScriptProblem, Scripts, When};
 
+/// How a file of tests ends; what stands before it is the script's name.
+pub const TEST_SUFFIX: &str = ".test.yaml";
+
 /// The compiled scripts with what is known of them.
 pub struct Library {
     /// The scripts.
     pub scripts: Arc<Scripts>,
+    /// Names of the files that hold tests, relative to `rules_dir`.
+    pub test_files: Vec<String>,
     files: BTreeSet<String>,
     broken: BTreeSet<String>,
     shown_dir: String,
@@ -25,10 +30,12 @@ pub struct Library {
 /// Reads and compiles everything under `rules_dir`.
 pub fn load(d: &mut Decoder<'_>, decoded: &Decoded, clock: &Clock) -> Library {
     let mut sources = BTreeMap::new();
+    let mut test_files = Vec::new();
     let dir = &decoded.rules_dir;
     let shown_dir = d.show(dir);
     if d.reader.is_dir(dir) {
-        let mut walk = Walk { root: d.reader.real(dir), dir: dir.clone(), seen: 0, sources: &mut sources };
+        let mut walk =
+            Walk { root: d.reader.real(dir), dir: dir.clone(), seen: 0, sources: &mut sources, tests: &mut test_files };
         walk.folder(d, &PathBuf::new(), 0);
     } else {
         d.reader.expect_listing(dir);
@@ -47,7 +54,7 @@ pub fn load(d: &mut Decoder<'_>, decoded: &Decoded, clock: &Clock) -> Library {
     for problem in problems {
         record(d, &problem, &sources, &shown_dir);
     }
-    Library { scripts: Arc::new(scripts), files: sources.into_keys().collect(), broken, shown_dir }
+    Library { scripts: Arc::new(scripts), test_files, files: sources.into_keys().collect(), broken, shown_dir }
 }
 
 type Sources = BTreeMap<String, (usize, Arc<str>)>;
@@ -68,6 +75,7 @@ struct Walk<'s> {
     dir: PathBuf,
     seen: usize,
     sources: &'s mut Sources,
+    tests: &'s mut Vec<String>,
 }
 
 impl Walk<'_> {
@@ -108,11 +116,14 @@ impl Walk<'_> {
 
     fn file(&mut self, d: &mut Decoder<'_>, path: &Path, inside: &Path) {
         let name = inside.to_string_lossy().replace('\\', "/");
-        let script = name.ends_with(".rhai");
-        if !script {
+        if inside.extension().is_none_or(|e| e != "rhai") {
             // Tests and the events they name are part of what a reload looks at.
-            if [".yaml", ".yml", ".json", ".ndjson"].iter().any(|s| name.ends_with(s)) {
+            let suffix = inside.extension().and_then(|e| e.to_str()).unwrap_or_default();
+            if ["yaml", "yml", "json", "ndjson"].contains(&suffix) {
                 let _ = d.reader.read(path, limits::SCRIPT_FILE_BYTES);
+            }
+            if name.ends_with(TEST_SUFFIX) {
+                self.tests.push(name);
             }
             return;
         }

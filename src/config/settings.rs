@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::decode::{Decoder, Fields};
+use super::decode::Decoder;
+use super::fields::Fields;
 use super::model::{Admin, Conversations, Egress, Listen, OutboxSettings, Settings, Source};
 use super::shape;
 use super::values;
@@ -42,10 +43,8 @@ pub fn decode(d: &mut Decoder<'_>, root: &Fields<'_>) -> Decoded {
     let admin = admin(d, root);
     let egress = egress(d, root);
     let (body_bytes, concurrency, script_limits) = bounds(d, root);
-    if let Some(node) = root.get("reload") {
-        // Its keys belong to a later version; a neutral value is accepted.
-        let _ = d.fields(node, &shape::RELOAD, None);
-    }
+    let reload = root.get("reload").and_then(|node| d.fields(node, &shape::RELOAD, None));
+    let run_tests = reload.is_some_and(|fields| fields.boolean(d, "run_tests", false));
     let _ = root.get("analyses");
     let dedupe_window = root.duration(d, "dedupe_window", DAY, day);
     let (shutdown_accept, shutdown_grace) = shutdown(d, root);
@@ -68,7 +67,7 @@ pub fn decode(d: &mut Decoder<'_>, root: &Fields<'_>) -> Decoded {
             egress,
             body_bytes,
             concurrency,
-            run_tests: false,
+            run_tests,
             shutdown_accept,
             shutdown_grace,
         },
@@ -345,12 +344,11 @@ fn rules_env(d: &mut Decoder<'_>, root: &Fields<'_>) -> BTreeMap<String, String>
     let Some(node) = root.get("rules_env") else { return out };
     for item in d.list(node).unwrap_or_default() {
         let Some(name) = d.text(item) else { continue };
-        match (d.env)(&name) {
-            Some(value) => drop(out.insert(name, value)),
-            None => {
-                let message = format!("the variable {} is not set", d.quote(item));
-                d.problem(item.span, message, Some("set it, or take it off the list".to_owned()));
-            }
+        if let Some(value) = (d.env)(&name) {
+            out.insert(name, value);
+        } else {
+            let message = format!("the variable {} is not set", d.quote(item));
+            d.problem(item.span, message, Some("set it, or take it off the list".to_owned()));
         }
     }
     out

@@ -368,8 +368,37 @@ pub static LIMITS: Block = Block {
 pub static RELOAD: Block = Block {
     name: "reload",
     keys: &[
-        later("run_tests", Kind::Bool, "Whether the rules' tests must pass."),
+        key(
+            "run_tests",
+            Kind::Bool,
+            "false",
+            "Whether the rules' tests must pass before a generation is put in force.",
+        ),
         later("canary", Kind::Integer(0, 10_000), "Recent kept events that must still render."),
+    ],
+};
+
+/// A case of a rule's tests.
+pub static CASE: Block = Block {
+    name: "case",
+    keys: &[
+        required("name", Kind::Text, "What the rule does."),
+        key("event", Kind::Any, "", "The event."),
+        key("event_file", Kind::Path, "", "A file with the event as JSON, beside the test."),
+        key("webhook", Kind::Text, "", "A webhook whose params, `when` and headers count."),
+        required("expect", Kind::Block(&EXPECT), "What is to come of it."),
+    ],
+};
+
+/// `expect` of a case.
+pub static EXPECT: Block = Block {
+    name: "expect",
+    keys: &[
+        key("payload", Kind::Any, "", "The payload, exactly; an array for a fan-out."),
+        key("contains", Kind::Any, "", "A part of the payload."),
+        key("headers", Kind::Map(&Kind::Text), "", "Headers of each delivery, among others."),
+        key("skipped", Kind::Bool, "", "Whether the event is filtered."),
+        key("error", Kind::Text, "", "A part of the error's text."),
     ],
 };
 

@@ -1,6 +1,7 @@
 //! `signing` of a webhook. Keys are parsed at load; no message shows any part of one.
 
-use super::decode::{Decoder, Fields};
+use super::decode::Decoder;
+use super::fields::Fields;
 use super::shape;
 use super::yaml::Node;
 use crate::secret::Secret;
@@ -58,7 +59,7 @@ fn standard(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<Signer> {
         match SigningKey::parse(secret) {
             Ok(key) => keys.push(key),
             Err(error) => {
-                d.problem(node.span, error.to_string(), Some("`sidehook secret new` makes a good one".to_owned()))
+                d.problem(node.span, error.to_string(), Some("`sidehook secret new` makes a good one".to_owned()));
             }
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::decode::ASKED;
+use super::fields::ASKED;
 use super::shape::{self, Block, Kind};
 use super::*;
 use crate::clock::Clock;
@@ -89,7 +89,9 @@ fn defaults_shown_to_editors_are_the_defaults() {
     }
     let mut blocks = Vec::new();
     reachable(&shape::ROOT, &mut blocks);
-    blocks.iter().for_each(|block| check(block, block.name));
+    for block in &blocks {
+        check(block, block.name);
+    }
     // Writing the defaults out changes nothing.
     let short = dir(&[("sidehook.yaml", "")]);
     let long = dir(&[(

@@ -1,6 +1,7 @@
 //! `tls` of a destination: certificates and keys are read and held against each other at load, so that a bad one is a
 //! problem of the configuration and never of a delivery. Opens no connection.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
@@ -9,7 +10,8 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
-use super::decode::{Decoder, Fields};
+use super::decode::Decoder;
+use super::fields::Fields;
 use super::model::{ClientCert, Tls};
 use super::reader::sha256;
 use super::shape;
@@ -35,7 +37,7 @@ pub fn decode(d: &mut Decoder<'_>, webhook: &Fields<'_>) -> Tls {
         client.chain.iter().for_each(|c| identity.push_str(&sha256(c)));
         identity.push_str(&sha256(client.key.secret_der()));
     }
-    identity.push_str(&format!("|{}|{}", tls.server_name.as_deref().unwrap_or_default(), tls.min_tls13));
+    let _ = write!(identity, "|{}|{}", tls.server_name.as_deref().unwrap_or_default(), tls.min_tls13);
     tls.identity = sha256(identity.as_bytes());
     tls
 }
@@ -92,13 +94,10 @@ fn client(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<ClientCert> {
     let path = d.locate(&name);
     let bytes = d.file_bytes(key_node, &path)?;
     let shown = d.show(&path);
-    let key = match PrivateKeyDer::from_pem_slice(&bytes) {
-        Ok(key) => key,
-        Err(_) => {
-            let help = "it must hold an unencrypted -----BEGIN PRIVATE KEY----- block".to_owned();
-            d.problem(key_node.span, format!("the file {shown} holds no PEM private key"), Some(help));
-            return None;
-        }
+    let Ok(key) = PrivateKeyDer::from_pem_slice(&bytes) else {
+        let help = "it must hold an unencrypted -----BEGIN PRIVATE KEY----- block".to_owned();
+        d.problem(key_node.span, format!("the file {shown} holds no PEM private key"), Some(help));
+        return None;
     };
     let signer = match any_supported_type(&key) {
         Ok(signer) => signer,

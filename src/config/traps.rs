@@ -71,7 +71,9 @@ pub fn explain(text: &str, at: Span, info: &str, open: Option<usize>) -> Mistake
         return make("an IPv6 address in brackets is a list to YAML, unless it is quoted", &help);
     }
     if let Some(word) = finds(&STAR, line) {
-        let help = format!("quote it: \"{word}\"");
+        // Shown only where it is plainly a pattern; a password may begin with a star as well.
+        let pattern = word == "*" || word.strip_prefix("*.").is_some_and(|w| !w.contains(|c: char| c.is_ascii_digit()));
+        let help = if pattern { format!("quote it: \"{word}\"") } else { "put quotes around the value".to_owned() };
         return make("a value that begins with `*` is an alias to YAML, unless it is quoted", &help);
     }
     for (sign, name) in [('@', "`@`"), ('`', "a backtick"), ('%', "`%`")] {
@@ -146,7 +148,10 @@ pub fn tag(text: &str, span: Span, tag: &Tag, rest: &str) -> Mistake {
     let line = text.lines().nth(span.line.saturating_sub(1)).unwrap_or_default();
     let column = line.find('!').map_or(span.column, |at| line[..at].chars().count() + 1);
     let message = "a value that begins with `!` is a tag to YAML, unless it is quoted".to_owned();
-    let help = if tag.handle == "!" {
+    let expression = line.trim_start().trim_start_matches("- ").starts_with("when:");
+    let help = if tag.handle == "!" && !expression {
+        "put quotes around the whole value".to_owned()
+    } else if tag.handle == "!" {
         let value = format!("!{}{}{rest}", tag.suffix, if rest.is_empty() { "" } else { " " });
         let quote = if value.contains('"') { '\'' } else { '"' };
         format!("quote the whole value: {quote}{value}{quote}")

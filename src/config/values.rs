@@ -72,7 +72,7 @@ pub fn show_duration(d: Duration) -> String {
     let ms = d.as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")];
     for (factor, unit) in units {
-        if ms >= factor && ms % factor == 0 {
+        if ms >= factor && ms.is_multiple_of(factor) {
             return format!("{}{unit}", ms / factor);
         }
     }
@@ -83,7 +83,7 @@ pub fn show_duration(d: Duration) -> String {
 #[must_use]
 pub fn show_size(bytes: u64) -> String {
     for (power, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {
-        if bytes >= 1 << power && bytes % (1 << power) == 0 {
+        if bytes >= 1 << power && bytes.is_multiple_of(1 << power) {
             return format!("{}{unit}", bytes >> power);
         }
     }

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
-use super::decode::{Decoder, Fields, what};
+use super::decode::Decoder;
+use super::fields::Fields;
 use super::mask;
 use super::model::{EventPatterns, Method, WaitFor, Webhook};
 use super::params::{self, split_help};
+use super::scalars::what;
 use super::scripts::Library;
 use super::shape;
 use super::signing;
@@ -18,6 +20,7 @@ use super::yaml::{Node, Span};
 use crate::delivery::{BreakerPolicy, Rate, RetryPolicy, Schedule, StatusSet};
 use crate::limits;
 use crate::rules::{Format, OnRuleError, Program};
+use crate::sign::Signer;
 
 const MILLI: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -58,7 +61,7 @@ pub fn decode(d: &mut Decoder<'_>, name: &str, node: &Node, shared: &Shared<'_>,
         "GET" => Method::Get,
         _ => Method::Post,
     };
-    let signature_header = signer.as_ref().map(|s| s.reserved()).unwrap_or_default();
+    let signature_header = signer.as_ref().map(Signer::reserved).unwrap_or_default();
     let headers = headers(d, &fields, &signature_header);
     let description = fields.get("description").and_then(|n| d.text(n));
     let _ = fields.get("auth").map(|n| d.fields(n, &shape::AUTH, None));
@@ -242,20 +245,19 @@ fn headers(d: &mut Decoder<'_>, fields: &Fields<'_>, signature: &[HeaderName]) -
             continue;
         }
         let Some(text) = d.loose(value) else { continue };
-        match HeaderValue::from_str(&text) {
-            Ok(mut value) => {
-                value.set_sensitive(true);
-                out.push((name, value));
-            }
-            Err(_) => {
-                let message =
-                    format!("the value of the header `{}` holds a line break or a control character", key.text);
-                d.problem(
-                    value.span,
-                    message,
-                    Some("a trailing newline may come from a block (`|`) or a variable".to_owned()),
-                );
-            }
+        if let Ok(mut value) = HeaderValue::from_str(&text) {
+            value.set_sensitive(true);
+            out.push((name, value));
+        } else {
+            let message = format!(
+                "the value of the header `{}` holds a line break, a control character or one beyond ASCII",
+                key.text
+            );
+            d.problem(
+                value.span,
+                message,
+                Some("a trailing newline may come from a block (`|`) or a variable".to_owned()),
+            );
         }
     }
     out

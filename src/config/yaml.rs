@@ -198,7 +198,9 @@ impl Node {
             }
             Value::List(items) => {
                 out.push('[');
-                items.iter().for_each(|item| item.canonical(out));
+                for item in items {
+                    item.canonical(out);
+                }
                 out.push(']');
             }
             Value::Map(entries) => {
@@ -226,9 +228,20 @@ pub struct Mistake {
     pub help: Option<String>,
 }
 
-/// Reads one document. What could be read comes back beside the mistakes; `None` where nothing could.
+/// What a text gave.
+#[derive(Debug, Default)]
+pub struct Parsed {
+    /// The tree; `None` where there is none, or none that could be read.
+    pub root: Option<Node>,
+    /// The mistakes.
+    pub mistakes: Vec<Mistake>,
+    /// Values that a mistake keeps out of the tree; nobody knows what they hold.
+    pub dropped: Vec<Node>,
+}
+
+/// Reads one document. What could be read comes back beside the mistakes.
 #[must_use]
-pub fn parse(file: FileId, text: &str) -> (Option<Node>, Vec<Mistake>) {
+pub fn parse(file: FileId, text: &str) -> Parsed {
     let mut builder = Builder { text, ..Builder::default() };
     let mut parser = Parser::new_from_str(text);
     while !builder.stopped {
@@ -243,7 +256,7 @@ pub fn parse(file: FileId, text: &str) -> (Option<Node>, Vec<Mistake>) {
             }
         }
     }
-    (builder.root, builder.mistakes)
+    Parsed { root: builder.root, mistakes: builder.mistakes, dropped: builder.dropped }
 }
 
 /// A collection that is still open.
@@ -266,6 +279,7 @@ struct Builder<'t> {
     documents: usize,
     root: Option<Node>,
     mistakes: Vec<Mistake>,
+    dropped: Vec<Node>,
     stopped: bool,
 }
 
@@ -315,18 +329,17 @@ impl Builder<'_> {
                 self.open(Node { span, value: Value::Map(Vec::new()) }, anchor);
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(span),
-            Event::Alias(id) => match self.anchors.get(&id).cloned() {
-                Some(mut node) => {
+            Event::Alias(id) => {
+                if let Some(mut node) = self.anchors.get(&id).cloned() {
                     self.nodes = self.nodes.saturating_add(size(&node));
                     node.span = span;
                     self.add(node);
-                }
-                None => {
+                } else {
                     self.mistake(span, "this alias stands inside what it names, so it would have no end", None);
                     self.stopped = true;
                     self.root = None;
                 }
-            },
+            }
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
         }
     }
@@ -384,7 +397,10 @@ impl Builder<'_> {
             Value::List(items) => items.push(node),
             Value::Map(entries) => match open.key.take() {
                 None => open.key = Some(self.key(node)),
-                Some(key) if key.span.file == usize::MAX => open.spoiled = true,
+                Some(key) if key.span.file == usize::MAX => {
+                    open.spoiled = true;
+                    self.dropped.push(node);
+                }
                 Some(key) => self.entry(entries, &mut open.seen, key, node),
             },
             Value::Scalar(_) => {}
@@ -399,6 +415,7 @@ impl Builder<'_> {
                 entries.push((key, node));
             }
             Some(line) => {
+                self.dropped.push(node);
                 let shown: String = key.text.chars().take(60).collect();
                 self.mistake(
                     key.span,

@@ -64,7 +64,8 @@ pub(super) fn build(
             Format::CloudEvents => CLOUDEVENTS,
         });
     }
-    if let Some(parent) = delivery.traceparent.as_deref().and_then(|parent| child_span(parent, entropy)) {
+    let parent = delivery.traceparent.as_deref().and_then(|parent| child_span(parent, entropy));
+    if let Some(parent) = parent.or_else(|| own_trace(&delivery.id, entropy)) {
         headers.entry(TRACEPARENT).or_insert(parent);
     }
     for (name, value) in webhook.signer.headers(&delivery.id, now.as_secs(), &body) {
@@ -100,6 +101,13 @@ fn own_headers(webhook: &Webhook, delivery: &Ready) -> HeaderMap {
         }
     }
     headers
+}
+
+/// A trace for a delivery whose event brought none: the same over all its attempts, with a span for each.
+fn own_trace(id: &str, entropy: &Entropy) -> Option<HeaderValue> {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, id.as_bytes());
+    let trace = u128::from_be_bytes(digest.as_ref().first_chunk().copied()?);
+    child_span(&format!("00-{trace:032x}-{}-01", "1".repeat(16)), entropy)
 }
 
 /// W3C trace context: the same trace, a span of our own. Anything but version 00 in its exact shape is not handed on.

@@ -104,7 +104,7 @@ impl State {
     /// The event as its webhooks see it. `messages` are the conversation's, as they stand after the event; only
     /// lifecycle events see state.
     #[must_use]
-    pub fn assemble(&self, incoming: &Incoming, messages: Option<Json>, stamp: Stamp) -> Event {
+    pub fn assemble(&self, incoming: &Incoming, messages: Option<&Json>, stamp: Stamp) -> Event {
         let role = incoming.role();
         let mut root: Vec<(Arc<str>, Json)> = Vec::with_capacity(10 + incoming.extra.len());
         let time = incoming.time.clone().unwrap_or_else(|| Arc::from(stamp.arrived.to_string()));
@@ -121,7 +121,7 @@ impl State {
                 if let Some(id) = &incoming.conversation {
                     members.push((Arc::from("id"), Json::Text(Arc::clone(id))));
                 }
-                let messages = incoming.messages.clone().or_else(|| messages.clone()).unwrap_or_else(Json::empty_list);
+                let messages = incoming.messages.clone().or_else(|| messages.cloned()).unwrap_or_else(Json::empty_list);
                 members.push((Arc::from("messages"), messages));
                 members.extend(map.iter().flat_map(Json::members).filter(|(k, _)| !matches!(&**k, "id" | "messages")));
                 map = Some(Json::map(members));
@@ -173,7 +173,7 @@ fn merge(onto: Option<&Json>, update: &Json) -> Json {
 impl Event {
     /// The event with another `analysis`: what a wait ends with.
     #[must_use]
-    pub fn with_analysis(mut self, analysis: Json) -> Self {
+    pub fn with_analysis(mut self, analysis: &Json) -> Self {
         let members = self.root.members().map(|(k, v)| if &*k == "analysis" { (k, analysis.clone()) } else { (k, v) });
         self.root = Json::map(members.collect());
         self
@@ -244,7 +244,7 @@ mod tests {
         let end = incoming(r#"{"type":"conversation.completed","conversation":{"id":1},"argument":{"b":2},"x":1}"#);
         assert_eq!(state.apply(&end).expect("a change").ended, Some(true));
         let state = State::from_stored(&state.to_stored());
-        let event = state.assemble(&end, Some(Json::parse(r#"[{"role":"user"}]"#).expect("JSON")), stamp());
+        let event = state.assemble(&end, Some(&Json::parse(r#"[{"role":"user"}]"#).expect("JSON")), stamp());
         assert_eq!(
             shown(&event.root),
             r#"{"id":"evt_1","type":"conversation.completed","time":"1970-01-01T00:00:00Z","assistant":{},"conversation":{"id":"1","messages":[{"role":"user"}],"lang":"de"},"argument":{"b":2},"metadata":{"l":2},"option":{},"analysis":{"s":1},"x":1}"#
@@ -262,7 +262,7 @@ mod tests {
         let back = Event::from_stored(event.to_stored()).expect("the stored form");
         assert_eq!(shown(&back.root), shown(&event.root));
         assert_eq!((back.conversation.as_deref(), &*back.kind), (Some("c"), "conversation.failed"));
-        let late = back.with_analysis(Json::parse(r#"{"s":{}}"#).expect("JSON"));
+        let late = back.with_analysis(&Json::parse(r#"{"s":{}}"#).expect("JSON"));
         assert_eq!(shown(&late.map("analysis")), r#"{"s":{}}"#);
         assert!(Event::from_stored(Bytes::from_static(b"[]")).is_none());
     }

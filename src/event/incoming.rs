@@ -26,6 +26,9 @@ impl ItemError {
     }
 }
 
+/// Members that belong to the envelope itself wherever an item's other members stand.
+const RESERVED: [&str; 3] = ["id", "type", "time"];
+
 /// What identifies an event to its sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
@@ -181,6 +184,10 @@ fn is_rapida(item: &Json) -> bool {
         && item.get("data").is_some_and(|v| v.kind() == Kind::Object)
 }
 
+/// Attributes of a CloudEvent that do not stay in the event under their own names.
+const ATTRIBUTES: [&str; 8] =
+    ["specversion", "id", "type", "time", "data", "data_base64", "datacontenttype", "dataschema"];
+
 /// CloudEvents 1.0, structured mode: attributes beside `data`.
 fn read_cloud_event(item: &Json) -> Result<Incoming, Vec<ItemError>> {
     let mut reader = Reader::default();
@@ -203,7 +210,7 @@ fn read_cloud_event(item: &Json) -> Result<Incoming, Vec<ItemError>> {
             if is_rapida(&data) {
                 reader.sections(&data.get("data").unwrap_or_else(Json::empty_map), &format!("{at}/data"), &["event"])
             } else {
-                reader.sections(&data, at, &["type", "id", "time"])
+                reader.sections(&data, at, &[])
             }
         }
         Some((data, _)) if data.is_null() => reader.sections(&Json::empty_map(), "/data", &[]),
@@ -213,8 +220,6 @@ fn read_cloud_event(item: &Json) -> Result<Incoming, Vec<ItemError>> {
         }
         None => reader.sections(&Json::empty_map(), "/data", &[]),
     };
-    const ATTRIBUTES: [&str; 8] =
-        ["specversion", "id", "type", "time", "data", "data_base64", "datacontenttype", "dataschema"];
     for (key, value) in item.members() {
         if &*key == "traceparent" {
             incoming.traceparent = value.as_str().map(|s| Arc::from(&*s));
@@ -248,7 +253,7 @@ impl Reader {
         let kind = self.event_type(item.get("type").as_ref(), "/type");
         let id = self.id(item.get("id").as_ref(), "/id");
         let time = self.time(item.get("time").as_ref(), "/time");
-        let mut incoming = self.sections(item, "", &["type", "id", "time"]);
+        let mut incoming = self.sections(item, "", &[]);
         incoming.identity = if id.is_some() { Identity::Id } else { Identity::None };
         (incoming.kind, incoming.id, incoming.time) = (kind, id, time);
         self.finish(incoming, "/conversation/id")
@@ -280,7 +285,7 @@ impl Reader {
         self.finish(incoming, &format!("{at}/data/conversation/id"))
     }
 
-    /// The maps, the messages and whatever else stands in `object`, less the members named in `skip`.
+    /// The maps, the messages and whatever else stands in `object`, less what is [`RESERVED`] and the members in `skip`.
     fn sections(&mut self, object: &Json, at: &str, skip: &[&str]) -> Incoming {
         let mut incoming = Incoming {
             id: None,
@@ -303,7 +308,7 @@ impl Reader {
                 } else {
                     self.wrong(format!("{at}/{key}"), format!("must be an object, not {}", value.kind()));
                 }
-            } else if !skip.contains(&&*key) {
+            } else if !RESERVED.contains(&&*key) && !skip.contains(&&*key) {
                 if &*key == "message" {
                     incoming.message = Some(value.clone());
                 }
@@ -377,15 +382,13 @@ impl Reader {
     }
 
     fn required_text(&mut self, item: &Json, key: &str, at: &str) -> Arc<str> {
-        match self.id(item.get(key).as_ref(), at) {
-            Some(text) => text,
-            None => {
-                if !self.errors.iter().any(|e| e.pointer == at) {
-                    self.wrong(at, "required");
-                }
-                Arc::from("")
-            }
+        if let Some(text) = self.id(item.get(key).as_ref(), at) {
+            return text;
         }
+        if !self.errors.iter().any(|e| e.pointer == at) {
+            self.wrong(at, "required");
+        }
+        Arc::from("")
     }
 
     fn time(&mut self, value: Option<&Json>, at: &str) -> Option<Arc<str>> {

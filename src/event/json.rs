@@ -230,7 +230,7 @@ fn to_u32(n: usize) -> u32 {
 
 fn position(data: &[u8], index: usize, message: &str) -> JsonError {
     let before = &data[..index.min(data.len())];
-    let line = 1 + before.iter().filter(|b| **b == b'\n').count();
+    let line = before.split(|b| *b == b'\n').count();
     let column = 1 + before.iter().rev().take_while(|b| **b != b'\n').count();
     JsonError { message: message.to_owned(), line, column }
 }

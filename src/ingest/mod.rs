@@ -98,12 +98,12 @@ impl Ingest {
                 .map(|a| a.decisions.iter().map(|(w, d)| (Arc::clone(w), fate(d))).collect::<Vec<_>>())
                 .collect();
             if batch.arrivals.is_empty() {
-                return Ok(self.answer(items, draft, &Receipt::default(), &[]));
+                return Ok(answer(items, draft, &Receipt::default(), &[]));
             }
             match self.outbox.commit(batch).await {
                 Ok(receipt) => {
                     self.remember(&mut draft, &generation.settings.conversations);
-                    return Ok(self.answer(items, draft, &receipt, &counted));
+                    return Ok(answer(items, draft, &receipt, &counted));
                 }
                 Err(CommitError::Stale) if tries < TRIES => {}
                 Err(error) => return Err(refusal(&draft, error)),
@@ -137,12 +137,11 @@ impl Ingest {
                 draft.ids.push((seen.event_id, true));
                 continue;
             }
-            if let Some(first) = key.and_then(|key| within.get(&key)) {
-                if items.items[*first].fingerprint() == fingerprint {
-                    let id = draft.ids[*first].0.clone();
-                    draft.ids.push((id, true));
-                    continue;
-                }
+            let first = key.and_then(|key| within.get(&key)).filter(|i| items.items[**i].fingerprint() == fingerprint);
+            if let Some(first) = first {
+                let id = draft.ids[*first].0.clone();
+                draft.ids.push((id, true));
+                continue;
             }
             let id: Arc<str> = match &item.id {
                 Some(id) => Arc::clone(id),
@@ -208,7 +207,7 @@ impl Ingest {
                 let changed = working.state.apply(item);
                 change = changed.as_ref().map(|c| working.follow(c, stamp.arrived)).filter(|_| durable);
                 let messages = needs_messages(item).then(|| working.messages());
-                event = Some(working.state.assemble(item, messages, stamp.clone()));
+                event = Some(working.state.assemble(item, messages.as_ref(), stamp.clone()));
                 if item.maps[5].is_some() {
                     draft.analysis_changed.push(key.clone());
                 }
@@ -248,23 +247,6 @@ impl Ingest {
             self.changed.poke();
         }
     }
-
-    fn answer(&self, items: &Items, draft: Draft, receipt: &Receipt, fates: &[Vec<(Arc<str>, Fate)>]) -> Accepted {
-        let mut ids = draft.ids;
-        for ((item, duplicate), fates) in draft.items.iter().zip(&receipt.duplicates).zip(fates) {
-            match duplicate {
-                Some(first) => ids[*item] = (first.clone(), true),
-                None => {
-                    EventAccepted { source: &items.source, kind: &items.items[*item].kind }.emit();
-                    for (webhook, fate) in fates {
-                        fate.emit(webhook);
-                    }
-                }
-            }
-        }
-        let duplicates = ids.iter().filter(|(_, copy)| *copy).count();
-        Accepted { accepted: ids.len() - duplicates, duplicates, ids: ids.into_iter().map(|(id, _)| id).collect() }
-    }
 }
 
 impl Sink for Ingest {
@@ -284,6 +266,23 @@ impl Sink for Ingest {
         };
         HttpSettings { body_bytes: settings.body_bytes, token, namespace }
     }
+}
+
+/// Counts what was stored and answers the sender.
+fn answer(items: &Items, draft: Draft, receipt: &Receipt, fates: &[Vec<(Arc<str>, Fate)>]) -> Accepted {
+    let mut ids = draft.ids;
+    for ((item, duplicate), fates) in draft.items.iter().zip(&receipt.duplicates).zip(fates) {
+        if let Some(first) = duplicate {
+            ids[*item] = (first.clone(), true);
+            continue;
+        }
+        EventAccepted { source: &items.source, kind: &items.items[*item].kind }.emit();
+        for (webhook, fate) in fates {
+            fate.emit(webhook);
+        }
+    }
+    let duplicates = ids.iter().filter(|(_, copy)| *copy).count();
+    Accepted { accepted: ids.len() - duplicates, duplicates, ids: ids.into_iter().map(|(id, _)| id).collect() }
 }
 
 /// What the metrics say of a decision that leads to no delivery.

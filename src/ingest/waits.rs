@@ -94,7 +94,7 @@ impl Ingest {
             let durable = generation.settings.conversations.durable;
             let analysis = self.states.read(key, durable, false, &self.outbox).await?.state.analysis();
             if !analysis.is_empty() {
-                event = event.with_analysis(analysis);
+                event = event.with_analysis(&analysis);
             }
         }
         let names = webhook.wait_for.as_ref().map_or(&[][..], |w| &w.analysis);

@@ -36,7 +36,7 @@ pub(super) fn change(
         (row, 0)
     };
     if let Some(all) = change.replace_messages {
-        txn.run("DELETE FROM message WHERE conversation = ?1", [row])?;
+        forget_messages(txn, row)?;
         messages = append(txn, row, 0, &all)?;
     }
     messages = append(txn, row, messages, &change.append_messages)?;
@@ -58,10 +58,23 @@ pub(super) fn change(
     Ok(())
 }
 
+/// Where message number `n` of a conversation is.
+fn message_key(conversation: i64, n: i64) -> i64 {
+    (conversation << 24) | n
+}
+
+/// Removes all messages of a conversation.
+pub(super) fn forget_messages(txn: &Txn<'_>, conversation: i64) -> rusqlite::Result<usize> {
+    txn.run(
+        "DELETE FROM message WHERE key BETWEEN ?1 AND ?2",
+        [message_key(conversation, 0), message_key(conversation + 1, 0) - 1],
+    )
+}
+
 fn append(txn: &Txn<'_>, conversation: i64, from: i64, messages: &[Bytes]) -> rusqlite::Result<i64> {
     let mut at = from;
     for message in messages {
-        txn.run("INSERT INTO message VALUES (?1, ?2, ?3)", params![conversation, at, &message[..]])?;
+        txn.run("INSERT INTO message VALUES (?1, ?2)", params![message_key(conversation, at), &message[..]])?;
         at += 1;
     }
     Ok(at)
@@ -97,8 +110,8 @@ pub(super) fn read(
         .optional()?;
     let Some((row, messages, mut conversation)) = found else { return Ok(None) };
     if messages > 0 && with_messages {
-        let mut all = conn.prepare_cached("SELECT body FROM message WHERE conversation = ?1 ORDER BY n")?;
-        let mut rows = all.query([row])?;
+        let mut all = conn.prepare_cached("SELECT body FROM message WHERE key BETWEEN ?1 AND ?2 ORDER BY key")?;
+        let mut rows = all.query([message_key(row, 0), message_key(row + 1, 0) - 1])?;
         while let Some(message) = rows.next()? {
             conversation.messages.push(Bytes::copy_from_slice(message.get_ref(0)?.as_blob()?));
         }

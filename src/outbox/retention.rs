@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::txn::{DEAD, DELIVERED, Txn, less};
-use super::{apply, lane, space};
+use super::{apply, conversation, lane, space};
 use crate::clock::Timestamp;
 use crate::limits;
 
@@ -274,7 +274,7 @@ fn conversations(txn: &mut Txn<'_>, sql: &str, before: i64, limit: usize, open: 
     };
     let mut done = 0;
     for (row, messages) in rows {
-        txn.run("DELETE FROM message WHERE conversation = ?1", [row])?;
+        conversation::forget_messages(txn, row)?;
         txn.run("DELETE FROM conversation WHERE row = ?1", [row])?;
         txn.book.conversations_open -= i64::from(open);
         done += 1 + messages;

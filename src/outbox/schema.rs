@@ -90,7 +90,9 @@ pub(super) fn explain(path: &Path, error: &rusqlite::Error) -> OutboxError {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             "another process holds it locked; close whatever has it open for writing"
         }
-        Some(ErrorCode::SystemIoFailure) => "the disk failed it; check the volume, sidehook tries again by itself",
+        Some(ErrorCode::SystemIoFailure) => {
+            "the disk failed it; check the volume; a running sidehook tries again by itself"
+        }
         _ => "check the volume and the log",
     };
     OutboxError::Store { path: path.display().to_string(), message: format!("{error}; {cure}") }
@@ -111,9 +113,11 @@ fn create_private(path: &Path) -> std::io::Result<()> {
 fn prepare_writer(conn: &Connection) -> rusqlite::Result<()> {
     conn.busy_timeout(Duration::from_secs(5))?;
     conn.set_prepared_statement_cache_capacity(128);
-    // auto_vacuum counts only while the file is still empty, so it comes before the journal mode.
+    // The first two count only while the file is still empty, so they come before the journal mode. A conversation of
+    // the usual size fits a page of 8 KiB without spilling over to a page of its own: half the pages written per event.
     conn.execute_batch(
-        "PRAGMA auto_vacuum = INCREMENTAL;
+        "PRAGMA page_size = 8192;
+         PRAGMA auto_vacuum = INCREMENTAL;
          PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;
          PRAGMA secure_delete = ON;

@@ -11,7 +11,7 @@ use crate::limits;
 const DELIVERY_BYTES: u64 = 700;
 /// A row of anything smaller.
 const ROW_BYTES: u64 = 120;
-const PAGE_BYTES: u64 = 4096;
+const PAGE_BYTES: u64 = 8192;
 /// Below the limit by this much nothing is measured per batch.
 const NEAR_BYTES: u64 = 32 * 1024 * 1024;
 /// Deliveries removed at once, and at most for one batch; retention goes on where this stops.
@@ -27,7 +27,8 @@ pub(super) fn used(conn: &Connection) -> rusqlite::Result<u64> {
 
 fn body(bytes: usize) -> u64 {
     let bytes = bytes as u64;
-    if bytes < 1024 { bytes + ROW_BYTES } else { (bytes / PAGE_BYTES + 1) * PAGE_BYTES }
+    // Rows share a page as far as they fit; what is left of it may stay empty.
+    if bytes < PAGE_BYTES { bytes + bytes / 2 + ROW_BYTES } else { (bytes / PAGE_BYTES + 1) * PAGE_BYTES }
 }
 
 fn deliveries(all: &[NewDelivery]) -> u64 {
@@ -69,11 +70,13 @@ impl Space {
     /// Makes sure that `batch` fits, removing what may be removed; otherwise why it does not.
     pub(super) fn room_for(&mut self, txn: &mut Txn<'_>, batch: &Batch) -> rusqlite::Result<Option<CommitError>> {
         let needs = needs(batch);
+        let max_bytes = txn.options.max_bytes;
         if needs == 0 {
-            return Ok(None);
+            // Even the trace of an event takes some; the reserve bounds it.
+            let over = !batch.arrivals.is_empty() && self.used > max_bytes + limits::OUTBOX_RESERVE_BYTES;
+            return Ok(over.then_some(CommitError::Full { bytes: self.used, max_bytes }));
         }
         let own = batch.arrivals.iter().all(|a| a.event_type.starts_with("sidehook."));
-        let max_bytes = txn.options.max_bytes;
         let limit = max_bytes + if own { limits::OUTBOX_RESERVE_BYTES } else { 0 };
         if self.used + needs + NEAR_BYTES <= limit {
             self.used += needs;

@@ -78,7 +78,7 @@ impl Writer {
         ready: mpsc::Sender<Ready>,
     ) -> Result<Self, OutboxError> {
         let store = Store::open(&dir, false)?;
-        let retention = Retention::new(clock.now().plus(limits::RETENTION_INTERVAL));
+        let retention = Retention::new(clock.now());
         let writer = Self {
             dir,
             clock,
@@ -240,7 +240,8 @@ impl Writer {
                 *health = Health::Full;
                 true
             }
-            (Some(false), Health::Full) => {
+            // Not only a batch that fits says so: readiness may be what keeps new events away.
+            (Some(false) | None, Health::Full) if full.is_some() || bytes + max_bytes / 64 <= max_bytes => {
                 facts::NotFull.emit();
                 *health = Health::Healthy;
                 true

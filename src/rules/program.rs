@@ -194,7 +194,16 @@ impl Program {
     }
 
     fn run(&self, event: &Event, trace: Option<&mut Trace>) -> Outcome {
-        let mut run = Run { program: self, event, call: Call::begin(Some(Facts::of(event))), operations: 0, micros: 0 };
+        // A test or a preview that is too slow says nothing of the rule in service, so it suspends for no time.
+        let suspend_for = if trace.is_some() { Duration::ZERO } else { self.suspend_for };
+        let mut run = Run {
+            program: self,
+            event,
+            call: Call::begin(Some(Facts::of(event))),
+            operations: 0,
+            micros: 0,
+            suspend_for,
+        };
         let outcome = match run.decide() {
             Ok(outcome) => outcome,
             Err(error) => {
@@ -238,13 +247,14 @@ struct Run<'a> {
     call: Call,
     operations: u64,
     micros: u64,
+    suspend_for: Duration,
 }
 
 impl Run<'_> {
     fn decide(&mut self) -> Result<Outcome, RuleError> {
         let program = self.program;
         if let Some(when) = &program.when {
-            let holds = when.test(&self.call, self.event, program.suspend_for);
+            let holds = when.test(&self.call, self.event, self.suspend_for);
             self.count();
             if !holds? {
                 return Ok(Outcome::Filtered(FilteredBy::When));
@@ -279,7 +289,7 @@ impl Run<'_> {
     }
 
     fn call(&mut self, rule: &Rule, function: &str, args: impl rhai::FuncArgs) -> Result<Dynamic, RuleError> {
-        let result = rule.call(&self.call, function, args, self.program.suspend_for);
+        let result = rule.call(&self.call, function, args, self.suspend_for);
         self.count();
         result
     }

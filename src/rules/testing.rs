@@ -1,6 +1,7 @@
 //! Rule tests: one event, what is expected of it, and what came. Reads no files: cases come in as parsed data.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use super::program::{Outcome, Payload, Program, Trace};
 use crate::event::{Event, Json};
@@ -29,6 +30,8 @@ pub struct Verdict {
     pub payload: Option<Json>,
     /// What the script logged.
     pub log: Vec<String>,
+    /// An `expect` that would hold, about the same members as the one that was checked.
+    pub actual: Json,
 }
 
 impl Expect {
@@ -71,15 +74,17 @@ impl Expect {
     pub fn check(&self, program: &Program, event: &Event) -> Verdict {
         let mut trace = Trace::default();
         let outcome = program.evaluate(event, Some(&mut trace));
-        let mut verdict = Verdict { faults: Vec::new(), payload: None, log: trace.log };
+        let mut verdict = Verdict { faults: Vec::new(), payload: None, log: trace.log, actual: Json::Null };
         match outcome {
             Outcome::Filtered(by) => {
                 if !self.skipped {
                     verdict.faults.push(format!("the event was filtered by {}", by.name()));
                 }
+                verdict.actual = Json::map(vec![(Arc::from("skipped"), Json::Bool(true))]);
             }
             Outcome::Failed { error, .. } => {
                 let report = error.report();
+                verdict.actual = Json::map(vec![(Arc::from("error"), Json::text(&error.message))]);
                 match &self.error {
                     Some(part) if report.contains(part.as_str()) => {}
                     Some(part) => verdict.faults.push(format!("the error does not say `{part}`:\n{report}")),
@@ -89,10 +94,36 @@ impl Expect {
             Outcome::Payloads(payloads) => {
                 let got = together(&payloads);
                 self.compare(&payloads, &got, &mut verdict.faults);
+                verdict.actual = self.actual(&payloads, &got);
                 verdict.payload = Some(got);
             }
         }
         verdict
+    }
+
+    /// What came, told as this expectation tells it: its members, with the values that came.
+    fn actual(&self, payloads: &[Payload], got: &Json) -> Json {
+        let mut members = Vec::new();
+        let part = self.contains.as_ref().map(|want| overlap(want, got)).filter(|part| !part.is_empty());
+        let headers: Vec<(Arc<str>, Json)> = self
+            .headers
+            .iter()
+            .filter_map(|(name, _)| {
+                let mut all = payloads.iter().flat_map(|p| &p.headers);
+                let (_, value) = all.find(|(n, _)| n.eq_ignore_ascii_case(name))?;
+                Some((Arc::from(name.as_str()), Json::text(value)))
+            })
+            .collect();
+        if self.payload.is_some() || (part.is_none() && headers.is_empty()) {
+            members.push((Arc::from("payload"), got.clone()));
+        }
+        if let Some(part) = part {
+            members.push((Arc::from("contains"), part));
+        }
+        if !headers.is_empty() {
+            members.push((Arc::from("headers"), Json::map(headers)));
+        }
+        Json::map(members)
     }
 
     fn compare(&self, payloads: &[Payload], got: &Json, faults: &mut Vec<String>) {
@@ -119,7 +150,10 @@ impl Expect {
             for payload in payloads {
                 let got = payload.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str());
                 if got != Some(want) {
-                    faults.push(format!("the header {name} is {}, not `{want}`", got.map_or("missing".into(), |g| format!("`{g}`"))));
+                    faults.push(format!(
+                        "the header {name} is {}, not `{want}`",
+                        got.map_or("missing".into(), |g| format!("`{g}`"))
+                    ));
                 }
             }
         }
@@ -128,12 +162,21 @@ impl Expect {
 
 /// One payload by itself, several as an array.
 fn together(payloads: &[Payload]) -> Json {
-    let mut all: Vec<Json> =
-        payloads.iter().map(|p| Json::parse(p.body.clone()).unwrap_or(Json::Null)).collect();
+    let mut all: Vec<Json> = payloads.iter().map(|p| Json::parse(p.body.clone()).unwrap_or(Json::Null)).collect();
     match all.len() {
         1 => all.remove(0),
-        _ => Json::List(std::sync::Arc::new(all)),
+        _ => Json::List(Arc::new(all)),
     }
+}
+
+/// The members of `got` that `want` names, at every depth of maps.
+fn overlap(want: &Json, got: &Json) -> Json {
+    use crate::event::Kind;
+    if want.kind() != Kind::Object || got.kind() != Kind::Object {
+        return got.clone();
+    }
+    let common = want.members().filter_map(|(key, want)| Some((Arc::clone(&key), overlap(&want, &got.get(&key)?))));
+    Json::map(common.collect())
 }
 
 /// For comparing: numbers by their digits, maps without order.

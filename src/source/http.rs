@@ -46,7 +46,7 @@ impl<S: Sink> HttpSource<S> {
             ("/v1/events", &Method::POST) => match self.events(request).await {
                 Ok(accepted) => accepted_response(&accepted),
                 Err(problem) => {
-                    EventRejected { source: &self.name, reason: problem.reason, detail: problem.detail() }.emit();
+                    EventRejected { source: &self.name, reason: problem.reason(), detail: problem.detail() }.emit();
                     problem.into_response()
                 }
             },

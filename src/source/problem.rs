@@ -7,9 +7,12 @@ use serde::Serialize;
 
 use crate::limits;
 
-/// A refused request.
+/// A refused request. Boxed, since it travels in every `Result` on the way of a good one.
+#[derive(Debug)]
+pub(super) struct Problem(Box<Document>);
+
 #[derive(Debug, Serialize)]
-pub(super) struct Problem {
+struct Document {
     #[serde(rename = "type")]
     kind: String,
     title: &'static str,
@@ -19,7 +22,7 @@ pub(super) struct Problem {
     errors: Vec<Item>,
     /// The reason as the metric names it.
     #[serde(skip)]
-    pub reason: &'static str,
+    reason: &'static str,
     #[serde(skip)]
     retry_after_secs: Option<u64>,
 }
@@ -38,7 +41,7 @@ pub(super) struct Item {
 impl Problem {
     /// `reason` is the metric's label and the last part of the problem's type.
     pub fn new(status: StatusCode, reason: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Document {
             kind: format!("urn:sidehook:problem:{reason}"),
             title,
             status: status.as_u16(),
@@ -46,37 +49,42 @@ impl Problem {
             errors: Vec::new(),
             reason,
             retry_after_secs: None,
-        }
+        }))
     }
 
     /// With the bad items, at most [`limits::PROBLEM_ERRORS`] of them.
     pub fn items(mut self, mut errors: Vec<Item>) -> Self {
         errors.truncate(limits::PROBLEM_ERRORS);
-        self.errors = errors;
+        self.0.errors = errors;
         self
     }
 
     /// With a `Retry-After`.
     pub fn retry_after(mut self, secs: u64) -> Self {
-        self.retry_after_secs = Some(secs.max(1));
+        self.0.retry_after_secs = Some(secs.max(1));
         self
     }
 
     /// What went wrong, for the log.
     pub fn detail(&self) -> &str {
-        &self.detail
+        &self.0.detail
+    }
+
+    /// The reason as the metric names it.
+    pub fn reason(&self) -> &'static str {
+        self.0.reason
     }
 
     pub fn into_response(self) -> Response<Full<Bytes>> {
         let mut response =
-            Response::builder().status(self.status).header(header::CONTENT_TYPE, "application/problem+json");
-        if let Some(secs) = self.retry_after_secs {
+            Response::builder().status(self.0.status).header(header::CONTENT_TYPE, "application/problem+json");
+        if let Some(secs) = self.0.retry_after_secs {
             response = response.header(header::RETRY_AFTER, secs);
         }
-        if self.status == 401 {
+        if self.0.status == 401 {
             response = response.header(header::WWW_AUTHENTICATE, "Bearer");
         }
-        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let body = serde_json::to_vec(&self.0).unwrap_or_default();
         response.body(Full::new(Bytes::from(body))).unwrap_or_default()
     }
 }

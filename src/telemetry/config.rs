@@ -1,7 +1,5 @@
 //! Facts that `config` and `reload` state.
 
-use crate::config::{Problem, Report};
-
 const RELOADS: &str = "sidehook_config_reloads_total";
 const GENERATION: &str = "sidehook_config_generation";
 
@@ -39,19 +37,32 @@ impl GenerationAccepted<'_> {
     }
 }
 
+/// One problem of a refused configuration.
+pub struct Refused<'a> {
+    /// Where.
+    pub file: &'a str,
+    /// 1-based.
+    pub line: usize,
+    /// 1-based.
+    pub column: usize,
+    /// What is wrong; never a secret.
+    pub message: &'a str,
+    /// What to write instead.
+    pub help: &'a str,
+}
+
 /// A changed configuration was refused; the old generation goes on.
 pub struct ReloadRejected<'a> {
     /// Why.
-    pub report: &'a Report,
+    pub problems: &'a [Refused<'a>],
 }
 
 impl ReloadRejected<'_> {
     /// Writes a log line a problem and moves the metric.
     pub fn emit(self) {
         metrics::counter!(RELOADS, "result" => "rejected").increment(1);
-        tracing::error!(problems = self.report.problems.len(), "configuration refused; the old one stays in force");
-        for Problem { file, line, column, message, help, .. } in &self.report.problems {
-            let help = help.as_deref().unwrap_or_default();
+        tracing::error!(problems = self.problems.len(), "configuration refused; the old one stays in force");
+        for Refused { file, line, column, message, help } in self.problems {
             tracing::error!(file, line, column, help, "{message}");
         }
     }

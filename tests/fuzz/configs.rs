@@ -11,16 +11,46 @@ use super::fuzz;
 const HIDDEN: &str = "swordfish-4711";
 
 const WORDS: [&str; 30] = [
-    "${TOKEN}", "${TOKEN:-x}", "${", "$${", "${X:?a: b}", "!x", "[*]", "*", "&a ", "*a", "<<: *a", "? ", ": ", "- ", "{", "}", "[", "]", "|\n",
-    ">-\n", "#", "'", "\"", "\t", "---\n", "~", "99999999999999999999", "null", "signing: {scheme: none}\n", "\u{feff}",
+    "${TOKEN}",
+    "${TOKEN:-x}",
+    "${",
+    "$${",
+    "${X:?a: b}",
+    "!x",
+    "[*]",
+    "*",
+    "&a ",
+    "*a",
+    "<<: *a",
+    "? ",
+    ": ",
+    "- ",
+    "{",
+    "}",
+    "[",
+    "]",
+    "|\n",
+    ">-\n",
+    "#",
+    "'",
+    "\"",
+    "\t",
+    "---\n",
+    "~",
+    "99999999999999999999",
+    "null",
+    "signing: {scheme: none}\n",
+    "\u{feff}",
 ];
 
 /// Every configuration of the tests' folders, and one that is good.
 fn corpus() -> Vec<Vec<u8>> {
     let good = "sources: {events: {type: http, listen: 127.0.0.1:7070}}\nwebhooks:\n  crm:\n    url: https://crm.example.com/x?token=${TOKEN}\n    events: [\"conversation.*\"]\n    headers: {Authorization: \"Bearer ${TOKEN}\"}\n    params: {event: event.type, data: event.data}\n    when: event.metadata.region == \"eu\"\n    wait_for: {analysis: [a], timeout: 60s}\n    signing: {scheme: standard, secrets: [{env: SECRET}]}\n    retry: {schedule: [5s, 5m], jitter: 0.2, statuses: [408, 5xx]}\n    rate_limit: 50/s\n    breaker: {failures: 10, open_for: 30s}\n";
-    let mut all = vec![good.as_bytes().to_vec(); 3];
+    let mut all = Vec::new();
     gather(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config"), &mut all);
     assert!(all.len() > 40, "only {} configurations", all.len());
+    // Every second one starts from what is good, so that the far end of the loader is reached as well.
+    all.extend(vec![good.as_bytes().to_vec(); all.len()]);
     all
 }
 
@@ -47,7 +77,8 @@ fn the_config_loader_takes_or_reports_whatever_it_finds() {
     std::fs::create_dir_all(dir.path().join("webhooks")).unwrap();
     std::fs::create_dir_all(dir.path().join("rules")).unwrap();
     std::fs::write(dir.path().join("rules/crm.rhai"), "fn accept(event) { true }").unwrap();
-    let (main, hook, single) = (dir.path().join("sidehook.yaml"), dir.path().join("webhooks/crm.yaml"), dir.path().join("single.yaml"));
+    let (main, hook, single) =
+        (dir.path().join("sidehook.yaml"), dir.path().join("webhooks/crm.yaml"), dir.path().join("single.yaml"));
     fuzz("configs", &corpus(), &WORDS, |input, random| {
         // As the single file, as the main file of a directory, as a webhook's file.
         let path = match random.below(3) {

@@ -9,9 +9,30 @@ use sidehook::event::{Event, Incoming, Json, Stamp, State};
 use super::fuzz;
 
 const WORDS: [&str; 24] = [
-    "{", "}", "[", "]", ",", ":", "\"", "\\", "null", "true", "-0", "1e999", "12345678901234567890123", "0.1", "\"\\ud800\"",
-    "\"\\u0000\"", "\"type\":", "\"conversation\":{\"id\":1}", "\"data\":", "\"message\":{}", "\"time\":\"2026-01-03T11:38:10Z\"",
-    "\"specversion\":\"1.0\"", "\u{2028}", " \n",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "\"",
+    "\\",
+    "null",
+    "true",
+    "-0",
+    "1e999",
+    "12345678901234567890123",
+    "0.1",
+    "\"\\ud800\"",
+    "\"\\u0000\"",
+    "\"type\":",
+    "\"conversation\":{\"id\":1}",
+    "\"data\":",
+    "\"message\":{}",
+    "\"time\":\"2026-01-03T11:38:10Z\"",
+    "\"specversion\":\"1.0\"",
+    "\u{2028}",
+    " \n",
 ];
 
 fn corpus() -> Vec<Vec<u8>> {
@@ -66,8 +87,13 @@ fn the_event_parser_takes_or_refuses_whatever_comes() {
             state = State::default();
         }
         state.apply(&incoming);
-        let stamp = Stamp { namespace: "".into(), id: incoming.id.clone().unwrap_or_else(|| "made".into()), arrived: now, traceparent: None };
-        let event = state.assemble(&incoming, incoming.messages.clone(), stamp);
+        let stamp = Stamp {
+            namespace: "".into(),
+            id: incoming.id.clone().unwrap_or_else(|| "made".into()),
+            arrived: now,
+            traceparent: None,
+        };
+        let event = state.assemble(&incoming, incoming.messages.as_ref(), stamp);
         let stored = Event::from_stored(event.to_stored()).expect("what was stored is read back");
         assert_eq!((&stored.kind, &stored.id), (&event.kind, &event.id));
         assert_eq!(stored.to_bytes(), event.to_bytes());

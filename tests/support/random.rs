@@ -9,7 +9,8 @@ impl Random {
     /// Seeded by the environment variable, or by the clock; prints which.
     pub fn from_env(variable: &str) -> Self {
         let given = std::env::var(variable).ok().and_then(|s| s.parse().ok());
-        let seed = given.unwrap_or_else(|| u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos()));
+        let seed =
+            given.unwrap_or_else(|| u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos()));
         println!("{variable}={seed}");
         Self(seed)
     }

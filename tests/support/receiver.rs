@@ -249,14 +249,12 @@ impl Receiver {
                 changed.changed().await.unwrap();
             }
         };
-        match tokio::time::timeout(PATIENCE, found).await {
-            Ok(found) => found,
-            Err(_) => {
-                let seen: Vec<_> = self.all().iter().map(|r| format!("{} {} {}", r.method, r.path, r.id())).collect();
-                let (more, seen) = (seen.len().saturating_sub(20), &seen[..seen.len().min(20)]);
-                panic!("{what}: not within {PATIENCE:?}; received {seen:#?} and {more} more")
-            }
+        if let Ok(found) = tokio::time::timeout(PATIENCE, found).await {
+            return found;
         }
+        let seen: Vec<_> = self.all().iter().map(|r| format!("{} {} {}", r.method, r.path, r.id())).collect();
+        let (more, seen) = (seen.len().saturating_sub(20), &seen[..seen.len().min(20)]);
+        panic!("{what}: not within {PATIENCE:?}; received {seen:#?} and {more} more");
     }
 }
 

@@ -82,6 +82,7 @@ impl Builder {
             env: self.env,
             wrapper: self.wrapper,
             child: None,
+            reader: None,
             log: Arc::default(),
         };
         let mut main = self.main;
@@ -122,6 +123,8 @@ pub struct Sidehook {
     env: BTreeMap<String, String>,
     wrapper: Vec<String>,
     child: Option<Child>,
+    /// Reads the log of the running process.
+    reader: Option<std::thread::JoinHandle<()>>,
     log: Arc<Mutex<Vec<String>>>,
 }
 
@@ -165,28 +168,28 @@ impl Sidehook {
             .unwrap_or_else(|e| panic!("{words:?}: {e}"));
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let log = Arc::clone(&self.log);
-        std::thread::spawn(move || {
+        self.reader = Some(std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 log.lock().unwrap().push(line);
             }
-        });
+        }));
         self.child = Some(child);
     }
 
     /// Starts the process and waits until it is ready.
     pub async fn start(&mut self) {
+        let heard = self.log().len();
         self.spawn();
         let end = tokio::time::Instant::now() + PATIENCE;
         loop {
-            if let Ok(answer) = self.try_get("/ready").await
-                && answer.status.is_success()
-            {
+            let answer = self.try_get("/ready").await;
+            // Its own word for it too: somebody else's sidehook may answer where this one could not listen.
+            let said = self.log().iter().skip(heard).any(|line| line.contains("sidehook is ready"));
+            if said && answer.is_ok_and(|answer| answer.status.is_success()) {
                 return;
             }
             if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
-                self.child = None;
-                // Its last words may still be on their way through the pipe.
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                self.last_words().await;
                 panic!("sidehook ended at its start with {status}");
             }
             assert!(tokio::time::Instant::now() < end, "not ready within {PATIENCE:?}");
@@ -208,11 +211,19 @@ impl Sidehook {
         let end = tokio::time::Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.as_mut().expect("it was started").try_wait().unwrap() {
-                self.child = None;
+                self.last_words().await;
                 return status;
             }
             assert!(tokio::time::Instant::now() < end, "did not end within {PATIENCE:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until the log of the ended process is read to its end.
+    async fn last_words(&mut self) {
+        self.child = None;
+        if let Some(reader) = self.reader.take() {
+            tokio::task::spawn_blocking(|| reader.join()).await.unwrap().unwrap();
         }
     }
 
@@ -323,7 +334,8 @@ impl Sidehook {
     pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let text = self.get("/metrics").await.expect(200).text();
         let series = text.lines().filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && labels.iter().all(|l| line.contains(l))
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && labels.iter().all(|l| line.contains(l))
         });
         series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }

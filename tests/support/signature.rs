@@ -33,14 +33,30 @@ pub fn verify(secret: &str, request: &Received) -> Result<(), String> {
     }
     let expected = v1(secret, id, timestamp, &request.body);
     let signatures = request.header("webhook-signature");
-    if signatures.split(' ').any(|s| s == expected) { Ok(()) } else { Err(format!("{signatures:?}, expected {expected:?}")) }
+    if signatures.split(' ').any(|s| s == expected) {
+        Ok(())
+    } else {
+        Err(format!("{signatures:?}, expected {expected:?}"))
+    }
 }
 
 #[test]
 fn the_judge_knows_the_published_vectors() {
     for (secret, id, time, body, signature) in [
-        (SECRET, "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", r#"{"test": 2432232314}"#, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="),
-        (OTHER_SECRET, "msg_27UH4WbU6Z5A5EzD8u03UvzRbpk", "1649367553", r#"{"email":"test@example.com","username":"test_user"}"#, "v1,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw="),
+        (
+            SECRET,
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            "1614265330",
+            r#"{"test": 2432232314}"#,
+            "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+        ),
+        (
+            OTHER_SECRET,
+            "msg_27UH4WbU6Z5A5EzD8u03UvzRbpk",
+            "1649367553",
+            r#"{"email":"test@example.com","username":"test_user"}"#,
+            "v1,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw=",
+        ),
     ] {
         assert_eq!(v1(secret, id, time, body.as_bytes()), signature);
     }

@@ -130,11 +130,7 @@ CREATE UNIQUE INDEX conversation_id ON conversation (id, namespace);
 CREATE INDEX conversation_ended ON conversation (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX conversation_open ON conversation (opened_at) WHERE ended_at IS NULL;
 
-CREATE TABLE message (
-    conversation INTEGER NOT NULL,
-    n INTEGER NOT NULL,
-    body BLOB NOT NULL,
-    PRIMARY KEY (conversation, n)
-) WITHOUT ROWID;
+-- Messages under conversation * 2^24 + n: a row of a table by rowid stays on its page where an index would spill it.
+CREATE TABLE message (key INTEGER PRIMARY KEY, body BLOB NOT NULL);
 
 CREATE TABLE source_offset (source TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;

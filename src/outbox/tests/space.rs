@@ -46,6 +46,7 @@ async fn a_full_outbox_refuses_what_is_new_and_takes_results() {
     rig.settle(one.row, Verdict::Delivered).await;
     let other = rig.due("crm").await.remove(0);
     rig.settle(other.row, Verdict::Delivered).await;
+    assert_eq!(*rig.outbox.health().borrow(), Health::Healthy, "a result that makes room is enough");
     offer(&rig, big("again", "conversation.completed")).await.expect("there is room again");
     assert_eq!(*rig.outbox.health().borrow(), Health::Healthy);
     let row = rig.row("crm").await;
@@ -95,6 +96,21 @@ async fn begins_give_way_where_that_is_asked_for() {
     let more = fill(&rig, "conversation.failed").await;
     let row = rig.row("crm").await;
     assert_eq!((row.dead, row.purged, row.pending), (0, 10, fitted + 1 + more), "then the dead give way");
+}
+
+#[tokio::test]
+async fn beyond_the_reserve_even_a_trace_is_refused() {
+    let rig = Rig::with(small(WhenFull::Reject));
+    rig.accept(vec![big("a", "conversation.completed")]).await;
+    rig.outbox.set_options(Options { max_bytes: 0, ..options() });
+    let trace = || Arrival { dedupe: dedupe(1, 1, START.plus(HOUR)), ..arrival("nothing", "c") };
+    offer(&rig, trace()).await.expect("within the reserve");
+    rig.outbox.set_options(small(WhenFull::Reject));
+    let arrivals = (0..25).map(|n| big(&format!("m{n}"), "conversation.completed")).collect();
+    rig.accept(arrivals).await;
+    rig.outbox.set_options(Options { max_bytes: 0, ..options() });
+    let error = offer(&rig, trace()).await.expect_err("beyond it");
+    assert!(matches!(error, CommitError::Full { max_bytes: 0, .. }), "{error}");
 }
 
 #[tokio::test]

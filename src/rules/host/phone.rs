@@ -22,13 +22,14 @@ pub(super) fn redact(text: &str) -> Cow<'_, str> {
             at += 1;
             continue;
         };
-        if found.may_begin(text, at) && found.is_phone(text) {
+        let end = if found.may_begin(text, at) { found.phone_end() } else { None };
+        if let Some(end) = end {
             let out = out.get_or_insert_with(String::new);
             out.push_str(&text[copied..at]);
             out.push_str("[phone]");
-            copied = found.end;
+            copied = end;
         }
-        at = found.end.max(at + 1);
+        at = end.unwrap_or(found.end).max(at + 1);
     }
     match out {
         Some(mut out) => {
@@ -47,6 +48,8 @@ struct Candidate {
     groups: Vec<Vec<u8>>,
     /// What stands between the groups.
     separators: Vec<Vec<u8>>,
+    /// Where each group ends.
+    ends: Vec<usize>,
     end: usize,
 }
 
@@ -58,6 +61,7 @@ impl Candidate {
             brackets: false,
             groups: Vec::new(),
             separators: Vec::new(),
+            ends: Vec::new(),
             end: start,
         };
         let mut open = bytes[start] == b'(' && bytes.get(start + 1) == Some(&b'+');
@@ -73,10 +77,14 @@ impl Candidate {
                     }
                     between.clear();
                     found.groups.push(bytes[at..end].to_vec());
+                    found.ends.push(end);
                     if !open {
                         found.end = end;
                     }
                     at = end;
+                    if !open && found.groups.iter().map(Vec::len).sum::<usize>() > *DIGITS.end() {
+                        break;
+                    }
                     continue;
                 }
                 b'(' if !open && !found.brackets => open = true,
@@ -103,6 +111,7 @@ impl Candidate {
             if let Some(keep) = keep {
                 found.groups.truncate(keep + 1);
                 found.separators.truncate(keep);
+                found.ends.truncate(keep + 1);
             } else if bytes[start] == b'(' {
                 return None; // "(2024 …": a sentence in brackets
             }
@@ -119,24 +128,59 @@ impl Candidate {
             && !after.is_some_and(|c| glued(c) || c == ':')
     }
 
-    fn is_phone(&self, _text: &str) -> bool {
+    /// Where the number ends: with the run, or, where it begins like one beyond doubt, before other numbers.
+    fn phone_end(&self) -> Option<usize> {
+        if self.is_phone() {
+            return Some(self.end);
+        }
+        let trunk = self.groups[0].len() > 2 && self.groups[0][0] == b'0';
+        if self.is_something_else() || self.brackets || !(self.plus || trunk) {
+            return None;
+        }
+        let begins = |n: &usize| self.groups[*n].len() > 2 && self.groups[*n][0] == b'0';
+        // Best where the next number begins, else as far as one can reach.
+        let next = (1..self.groups.len()).filter(begins);
+        next.chain((1..self.groups.len()).rev()).find_map(|n| {
+            let part = Self {
+                plus: self.plus,
+                brackets: false,
+                groups: self.groups[..n].to_vec(),
+                separators: self.separators[..n - 1].to_vec(),
+                ends: self.ends[..n].to_vec(),
+                end: self.ends[n - 1],
+            };
+            part.is_phone().then_some(part.end)
+        })
+    }
+
+    /// Dates, amounts, addresses, cards: what looks like a number to call and is none.
+    fn is_something_else(&self) -> bool {
+        if self.plus || self.groups.len() < 2 {
+            return false;
+        }
+        let sizes: Vec<usize> = self.groups.iter().map(Vec::len).collect();
+        let digits: Vec<u8> = self.groups.concat().iter().map(|d| d - b'0').collect();
+        self.is_date()
+            || self.is_amount(&sizes)
+            || self.is_address()
+            || self.is_other_id(&sizes)
+            || is_card_number(&digits)
+    }
+
+    fn is_phone(&self) -> bool {
         let digits: Vec<u8> = self.groups.concat();
         if !DIGITS.contains(&digits.len()) {
             return false;
         }
         if self.plus {
-            return digits[0] != b'0';
+            return digits[0] != b'0' && self.groups.last().is_some_and(|last| last.len() >= 2);
         }
         let sizes: Vec<usize> = self.groups.iter().map(Vec::len).collect();
         if let [only] = self.groups.as_slice() {
             // `00` and a country: the written form of `+`.
             return only.starts_with(b"00") && only.len() >= 10 && only[2] != b'0';
         }
-        if self.is_date() || self.is_amount(&sizes) || self.is_address() || self.is_other_id(&sizes) {
-            return false;
-        }
-        let numbers: Vec<u8> = digits.iter().map(|d| d - b'0').collect();
-        if is_card_number(&numbers) {
+        if self.is_something_else() {
             return false;
         }
         // A single digit is a trunk or country code, at the front only: "1 2 3 4 5 6 7" is counting.
@@ -223,6 +267,8 @@ mod tests {
             ("+86 138 0013 8000", "[phone]"),
             ("+7 495 123-45-67", "[phone]"),
             ("(+49) 170 1234567", "[phone]"),
+            ("0170 1234567 0171 7654321", "[phone] [phone]"),
+            ("+491701234567 4711, +49 170 1234567 2 times", "[phone] 4711, [phone] 2 times"),
         ] {
             assert_eq!(redact(text), want, "{text}");
         }
@@ -254,6 +300,8 @@ mod tests {
             "4111 1111 1111 1111",
             "3782 822463 10005",
             "1 2 3 4 5 6 7 8",
+            "11 22 33 44 55 66 77 88 99",
+            "4111 1111 1111 1111 12/27",
             "12.30 14.45",
             "$1234-5678",
             "#555-1234",

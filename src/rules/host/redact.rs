@@ -146,13 +146,16 @@ fn card(text: &str) -> Cow<'_, str> {
             continue;
         }
         let run = DigitRun::read(bytes, at);
-        if run.is_card(text, at) {
+        if let Some(end) = run.card_end(text, at) {
             let out = out.get_or_insert_with(String::new);
             out.push_str(&text[copied..at]);
             out.push_str("[card]");
-            copied = run.end;
+            copied = end;
+            at = end;
+        } else {
+            // A number may follow another one: "12 4111 1111 1111 1111".
+            at = run.ends.first().copied().unwrap_or(at + 1);
         }
-        at = run.end.max(at + 1);
     }
     match out {
         Some(mut out) => {
@@ -163,51 +166,54 @@ fn card(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Digits with single blanks or hyphens between groups.
+/// Most digits of a card number (ISO/IEC 7812).
+const CARD_DIGITS: usize = 19;
+
+/// Digits with single blanks or hyphens between groups, as far as a card number could reach.
 struct DigitRun {
     digits: Vec<u8>,
+    /// Digits in each group, and where it ends in the text.
     groups: Vec<usize>,
-    end: usize,
+    ends: Vec<usize>,
 }
 
 impl DigitRun {
     fn read(bytes: &[u8], start: usize) -> Self {
-        let mut run = Self { digits: Vec::new(), groups: vec![0], end: start };
+        let mut run = Self { digits: Vec::new(), groups: Vec::new(), ends: Vec::new() };
         let mut separator = None;
         let mut at = start;
-        while at < bytes.len() {
-            let b = bytes[at];
-            if b.is_ascii_digit() {
-                run.digits.push(b - b'0');
-                if let Some(last) = run.groups.last_mut() {
-                    *last += 1;
-                }
-                run.end = at + 1;
-            } else if matches!(b, b' ' | b'-')
-                && separator.is_none_or(|s| s == b)
-                && bytes.get(at + 1).is_some_and(u8::is_ascii_digit)
-            {
-                separator = Some(b);
-                run.groups.push(0);
-            } else {
-                break;
+        loop {
+            let group = bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count();
+            run.digits.extend(bytes[at..at + group].iter().take(CARD_DIGITS + 1).map(|b| b - b'0'));
+            at += group;
+            run.groups.push(group);
+            run.ends.push(at);
+            let next = bytes.get(at).copied().filter(|b| matches!(b, b' ' | b'-'));
+            let joined = next.is_some_and(|b| separator.is_none_or(|s| s == b));
+            if !joined || run.digits.len() > CARD_DIGITS || !bytes.get(at + 1).is_some_and(u8::is_ascii_digit) {
+                return run;
             }
+            separator = next;
             at += 1;
         }
-        run
     }
 
-    fn is_card(&self, text: &str, start: usize) -> bool {
+    /// Where a card number that begins here ends: with the run, or before other numbers, such as its expiry.
+    fn card_end(&self, text: &str, start: usize) -> Option<usize> {
         let outside = |c: Option<char>| !c.is_some_and(|c| c.is_alphanumeric() || c == '_');
-        let grouped = match self.groups.as_slice() {
-            [_] | [4, 6, 4 | 5] => true,
-            [rest @ .., last] => rest.iter().all(|g| *g == 4) && (1..=4).contains(last),
-            [] => false,
-        };
-        grouped
-            && outside(text[..start].chars().next_back())
-            && outside(text[self.end..].chars().next())
-            && is_card_number(&self.digits)
+        if !outside(text[..start].chars().next_back()) {
+            return None;
+        }
+        (1..=self.groups.len()).rev().find_map(|n| {
+            let grouped = match &self.groups[..n] {
+                [_] | [4, 6, 4 | 5] => true,
+                [rest @ .., last] => rest.iter().all(|g| *g == 4) && (1..=4).contains(last),
+                [] => false,
+            };
+            let end = self.ends[n - 1];
+            let digits = self.digits.get(..self.groups[..n].iter().sum())?;
+            (grouped && outside(text[end..].chars().next()) && is_card_number(digits)).then_some(end)
+        })
     }
 }
 
@@ -268,7 +274,9 @@ mod tests {
         for (text, want) in [
             ("4111 1111 1111 1111", "[card]"),
             ("pay with 4111-1111-1111-1111, please", "pay with [card], please"),
-            ("5555555555554444 3782 822463 10005", "5555555555554444 3782 822463 10005"),
+            ("5555555555554444 3782 822463 10005", "[card] [card]"),
+            ("4111 1111 1111 1111 12/27, cvv 123", "[card] 12/27, cvv 123"),
+            ("no 12 4111 1111 1111 1111 0170", "no 12 [card] 0170"),
             ("5555555555554444, 3782 822463 10005", "[card], [card]"),
             ("2223003122003222", "[card]"),
             ("6011111111111117/3530111333300000", "[card]/[card]"),

@@ -23,6 +23,34 @@ fn the_contract_and_the_table_name_the_same_functions() {
 }
 
 #[test]
+fn the_definitions_hold_every_host_function_and_what_scripts_are_given() {
+    let files = definition_files();
+    let text = |name: &str| &files.iter().find(|(file, _)| *file == name).expect(name).1;
+    let functions = text("functions.d.rhai");
+    assert!(functions.starts_with("module static;\n"), "{functions}");
+    for f in HOST_FUNCTIONS {
+        let declaration = functions.lines().find(|line| line.starts_with(&format!("fn {}(", f.name()))).expect(f.call);
+        let names = declaration.matches(": ").count();
+        let wanted = f.call.matches(", ").count() + usize::from(!f.call.ends_with("()"));
+        assert_eq!(names, wanted, "{declaration}");
+        assert!(functions.contains(&format!("/// {} // {}", f.example, f.value)), "{}", f.call);
+    }
+    assert_eq!(functions.matches("\nfn ").count(), HOST_FUNCTIONS.len());
+    for line in [
+        "fn parse_json(s: String) -> ?;",
+        "fn truncate(s: String, chars: int) -> String;",
+        "fn now() -> String;",
+        "fn log_info(s: ?);",
+    ] {
+        assert!(functions.lines().any(|l| l == line), "{line} is not in {functions}");
+    }
+    let given = text("event.d.rhai");
+    for part in ["let event: Map;", "let payload: Map;", "`messages`", "`analysis`"] {
+        assert!(given.contains(part), "{part} is not in {given}");
+    }
+}
+
+#[test]
 fn the_readme_holds_the_table() {
     let table = host_functions_markdown();
     assert!(README.contains(&table), "put this into rules/README.md, section Host functions:\n{table}");

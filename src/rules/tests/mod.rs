@@ -1,9 +1,11 @@
 //! What scripts may do and see, from load to payload.
 
 mod docs;
+mod fuzz;
 mod hostile;
 mod load;
 mod program;
+mod shipped;
 mod views;
 
 use std::collections::BTreeMap;

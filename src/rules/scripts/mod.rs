@@ -1,0 +1,225 @@
+//! All scripts of a generation: compiled, linked and checked at load, called without any lock afterwards.
+
+mod link;
+mod run;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rhai::{AST, Dynamic, Engine, FuncArgs, Scope};
+
+use self::link::{Linker, Resolver, Sources, collect, key_of};
+use self::run::{Callee, Health};
+use super::engine::{self, Call, Facts};
+use super::explain;
+use super::host::Host;
+use super::lint;
+use super::program::RuleError;
+use super::view;
+use crate::clock::Clock;
+use crate::event::Event;
+use crate::limits;
+
+/// A mistake in a script, found at load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScriptProblem {
+    /// Path relative to `rules_dir`; empty for an inline expression.
+    pub file: String,
+    /// 1-based; 0 when unknown.
+    pub line: usize,
+    /// 1-based; 0 when unknown.
+    pub column: usize,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+/// Bounds of one script call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScriptLimits {
+    /// Rhai operations.
+    pub operations: u64,
+    /// Wall clock, host functions included.
+    pub time: Duration,
+}
+
+impl Default for ScriptLimits {
+    fn default() -> Self {
+        Self { operations: limits::DEFAULT_SCRIPT_OPERATIONS, time: limits::DEFAULT_SCRIPT_TIME }
+    }
+}
+
+/// All scripts of one generation, compiled. Cheap to share; no lock is held across a call.
+pub struct Scripts {
+    shared: Arc<Shared>,
+    rules: BTreeMap<String, Arc<Rule>>,
+}
+
+/// What every rule of a generation needs.
+struct Shared {
+    engine: Engine,
+    limits: ScriptLimits,
+    clock: Clock,
+    sources: Arc<Sources>,
+    /// Names and parameter counts of native functions.
+    known: BTreeMap<String, BTreeSet<usize>>,
+}
+
+impl Scripts {
+    /// Compiles every source (path relative to `rules_dir`, with forward slashes → text). `env` holds the values that
+    /// `env()` may read. Scripts that fail are reported; the others are still there for further checks.
+    #[must_use]
+    pub fn compile(
+        sources: &BTreeMap<String, Arc<str>>,
+        env: BTreeMap<String, String>,
+        limits: ScriptLimits,
+        clock: Clock,
+    ) -> (Self, Vec<ScriptProblem>) {
+        let mut problems = Vec::new();
+        let sources = Arc::new(collect(sources, &mut problems));
+        let mut engine = engine::build(&limits, &clock, Host { env, clock: clock.clone() });
+        engine.set_module_resolver(Resolver(Arc::clone(&sources)));
+        let known = lint::native(&engine);
+        let shared = Arc::new(Shared { engine, limits, clock, sources, known });
+        let rules = Linker::new(&shared, &mut problems).link();
+        problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+        (Self { shared, rules }, problems)
+    }
+
+    /// The rule in `file` (relative to `rules_dir`, or `sidehook/…` from the library inside the binary).
+    #[must_use]
+    pub fn rule(&self, file: &str) -> Option<Arc<Rule>> {
+        self.rules.get(key_of(file)).cloned()
+    }
+
+    /// Every rule of `rules_dir`, and of the library inside the binary, by path without suffix.
+    pub fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
+        self.rules.values()
+    }
+
+    /// Names of the standard functions with a map or an array among their parameters.
+    #[cfg(test)]
+    pub(super) fn names_taking_maps_or_arrays(&self) -> std::collections::BTreeSet<String> {
+        use std::any::TypeId;
+        let taken = [TypeId::of::<rhai::Map>(), TypeId::of::<rhai::Array>()];
+        let names = self.shared.engine.collect_fn_metadata(
+            None,
+            |info| info.metadata.param_types.iter().any(|t| taken.contains(t)).then(|| info.metadata.name.to_string()),
+            true,
+        );
+        names.into_iter().collect()
+    }
+
+    /// A `when` expression. Positions are relative to the expression.
+    pub fn when(&self, expression: &str) -> Result<When, ScriptProblem> {
+        let shared = &self.shared;
+        let mut scope = Scope::new();
+        scope.push_dynamic("event", Dynamic::UNIT);
+        let ast = shared
+            .engine
+            .compile_expression_with_scope(&scope, expression)
+            .map_err(|error| explain::parse_error("", expression, &error))?;
+        if let Some(problem) = lint::check(&shared.known, &ast, "", expression, &[]).into_iter().next() {
+            return Err(problem);
+        }
+        Ok(When { shared: Arc::clone(shared), ast, text: Arc::from(expression), health: Health::default() })
+    }
+}
+
+/// A compiled rule file with its optional `accept`, `transform`, `headers`.
+pub struct Rule {
+    file: String,
+    functions: Vec<(String, usize)>,
+    ast: AST,
+    shared: Arc<Shared>,
+    health: Health,
+}
+
+impl std::fmt::Debug for Rule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rule").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl Rule {
+    /// Path relative to `rules_dir`, or `sidehook/…`.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// The metric label: the file name without folders and suffix.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        key_of(self.file.rsplit('/').next().unwrap_or(&self.file))
+    }
+
+    /// Names and parameter counts of the functions it defines.
+    #[must_use]
+    pub fn functions(&self) -> &[(String, usize)] {
+        &self.functions
+    }
+
+    /// Whether it defines `name` with so many parameters.
+    #[must_use]
+    pub fn has(&self, name: &str, parameters: usize) -> bool {
+        self.functions.iter().any(|(n, p)| n == name && *p == parameters)
+    }
+
+    pub(super) fn limits(&self) -> &ScriptLimits {
+        &self.shared.limits
+    }
+
+    pub(super) fn call(
+        &self,
+        call: &Call,
+        function: &str,
+        args: impl FuncArgs,
+        suspend_for: Duration,
+    ) -> Result<Dynamic, RuleError> {
+        let shared = &self.shared;
+        let what = Callee { file: &self.file, name: self.name(), function, inline: None, health: &self.health };
+        shared.run(call, &what, suspend_for, || {
+            shared.engine.call_fn::<Dynamic>(&mut Scope::new(), &self.ast, function, args)
+        })
+    }
+}
+
+/// A compiled `when` expression.
+pub struct When {
+    shared: Arc<Shared>,
+    ast: AST,
+    text: Arc<str>,
+    health: Health,
+}
+
+impl std::fmt::Debug for When {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("When").field(&self.text).finish()
+    }
+}
+
+impl When {
+    pub(super) fn limits(&self) -> &ScriptLimits {
+        &self.shared.limits
+    }
+
+    pub(super) fn test(&self, call: &Call, event: &Event, suspend_for: Duration) -> Result<bool, RuleError> {
+        let shared = &self.shared;
+        let what = Callee { file: "", name: "when", function: "when", inline: Some(&self.text), health: &self.health };
+        let value = shared.run(call, &what, suspend_for, || {
+            let mut scope = Scope::new();
+            scope.push_dynamic("event", view::of_event(&event.root));
+            shared.engine.eval_ast_with_scope::<Dynamic>(&mut scope, &self.ast)
+        })?;
+        value
+            .as_bool()
+            .map_err(|kind| RuleError::new("", "when", "type", format!("when gave {kind}, not true or false")))
+    }
+}
+
+impl Facts {
+    pub(super) fn of(event: &Event) -> Self {
+        Self { id: Arc::clone(&event.id), arrived: event.arrived }
+    }
+}
