@@ -135,7 +135,7 @@ fn follow(
             (Verdict::Delivered, None)
         }
         Judgement::Retry(at) => {
-            facts::WillRetry { webhook: &webhook.name, delivery: &parcel.id, reason: status, at }.emit();
+            facts::WillRetry { webhook: &webhook.name, delivery: &parcel.id, reason: status, at: &at }.emit();
             (Verdict::Retry(at), None)
         }
         Judgement::Dead(reason) => {

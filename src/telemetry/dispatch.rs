@@ -4,8 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Timestamp;
-
 /// An attempt ended, one way or another.
 pub struct Attempted<'a> {
     /// Webhook name.
@@ -60,8 +58,8 @@ pub struct WillRetry<'a> {
     pub delivery: &'a str,
     /// Why.
     pub reason: &'a str,
-    /// When.
-    pub at: Timestamp,
+    /// When, RFC 3339.
+    pub at: &'a dyn std::fmt::Display,
 }
 
 impl WillRetry<'_> {
