@@ -1,4 +1,4 @@
-//! Documents read in place, held against serde_json.
+//! Documents read in place, held against `serde_json`.
 
 use super::*;
 use proptest::prelude::*;
