@@ -1,12 +1,12 @@
 //! `sidehook deliveries list|show|retry`
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::Subcommand;
 
-use super::{exit, load, print, runtime};
+use super::{exit, load, outbox_path, print, runtime};
 use crate::clock::Clock;
 use crate::net::local;
 use crate::outbox::{DeliveryView, Filter, Outbox};
@@ -34,6 +34,9 @@ enum Command {
         /// Prints a JSON array.
         #[arg(long)]
         json: bool,
+        /// Reads this outbox directory and no configuration, which may be broken.
+        #[arg(long, value_name = "DIR")]
+        outbox: Option<PathBuf>,
     },
     /// Shows one delivery with its attempts.
     #[command(after_help = "Example:\n  sidehook deliveries show msg_01HZX2 --json")]
@@ -43,6 +46,9 @@ enum Command {
         /// Prints JSON.
         #[arg(long)]
         json: bool,
+        /// Reads this outbox directory and no configuration, which may be broken.
+        #[arg(long, value_name = "DIR")]
+        outbox: Option<PathBuf>,
     },
     /// Makes a delivery due now, or all dead ones that match; asks the running sidehook's admin API.
     #[command(
@@ -117,25 +123,33 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
         eprintln!("sidehook: {reason}");
         return Ok(exit::USAGE);
     }
-    let generation = match load(config) {
-        Ok(generation) => generation,
-        Err(code) => return Ok(code),
-    };
-    let settings = &generation.settings;
     runtime()?.block_on(async {
         match &args.command {
-            Command::List { filter, limit, json } => {
-                let outbox = Outbox::open_read_only(&settings.outbox_path, Clock::System)?;
+            Command::List { filter, limit, json, outbox } => {
+                let path = match outbox_path(outbox.as_deref(), config) {
+                    Ok(path) => path,
+                    Err(code) => return Ok(code),
+                };
+                let outbox = Outbox::open_read_only(&path, Clock::System)?;
                 let filter = filter.compile().unwrap_or_default();
                 list(&outbox, &filter, limit.unwrap_or(usize::MAX), *json).await
             }
-            Command::Show { id, json } => {
-                let outbox = Outbox::open_read_only(&settings.outbox_path, Clock::System)?;
+            Command::Show { id, json, outbox } => {
+                let path = match outbox_path(outbox.as_deref(), config) {
+                    Ok(path) => path,
+                    Err(code) => return Ok(code),
+                };
+                let outbox = Outbox::open_read_only(&path, Clock::System)?;
                 let Some(delivery) = outbox.get(id).await? else { bail!("there is no delivery {id:?}") };
                 print(&if *json { format!("{}\n", serde_json::to_string(&delivery)?) } else { shown(&delivery) })?;
                 Ok(exit::OK)
             }
             Command::Retry { id, filter, json } => {
+                let generation = match load(config) {
+                    Ok(generation) => generation,
+                    Err(code) => return Ok(code),
+                };
+                let settings = &generation.settings;
                 let (path, body) = if let Some(id) = id {
                     let id = percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC);
                     (format!("/api/v1/deliveries/{id}/retry"), String::new())

@@ -1,9 +1,9 @@
 //! `sidehook ledger`
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::{exit, load, print, runtime};
+use super::{exit, outbox_path, print, runtime};
 use crate::clock::Clock;
 use crate::outbox::{Ledger, Outbox};
 
@@ -14,16 +14,19 @@ pub struct Args {
     /// Prints JSON.
     #[arg(long)]
     json: bool,
+    /// Reads this outbox directory and no configuration, which may be broken.
+    #[arg(long, value_name = "DIR")]
+    outbox: Option<PathBuf>,
 }
 
 /// Reads the outbox beside a running sidehook. Exit 1 when the ledger does not balance.
 pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
-    let generation = match load(config) {
-        Ok(generation) => generation,
+    let path = match outbox_path(args.outbox.as_deref(), config) {
+        Ok(path) => path,
         Err(code) => return Ok(code),
     };
     let ledger = runtime()?.block_on(async {
-        let outbox = Outbox::open_read_only(&generation.settings.outbox_path, Clock::System)?;
+        let outbox = Outbox::open_read_only(&path, Clock::System)?;
         outbox.ledger().await
     })?;
     if args.json {

@@ -134,6 +134,15 @@ fn load(config: &Path) -> Result<Generation, u8> {
     })
 }
 
+/// Where the outbox to be read is: what `--outbox` names, which works while the configuration is broken, else what the
+/// configuration says.
+fn outbox_path(named: Option<&Path>, config: &Path) -> Result<PathBuf, u8> {
+    match named {
+        Some(path) => Ok(path.to_owned()),
+        None => load(config).map(|generation| generation.settings.outbox_path),
+    }
+}
+
 /// A runtime for commands that talk to a running sidehook or its outbox.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()

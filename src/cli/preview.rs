@@ -53,7 +53,7 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
         if !webhook.events.matches(&event.kind) {
             let _ = writeln!(
                 out,
-                "note: {:?} is not among this webhook's events {:?}",
+                "note: {:?} is not among this webhook's events, so nothing would be sent; they are {:?}",
                 event.kind,
                 webhook.events.as_written()
             );

@@ -102,7 +102,7 @@ impl Decoder<'_> {
             Kind::Number(min, max) => drop(self.number(node, *min, *max)),
             Kind::Duration => drop(self.duration(node, Duration::ZERO, Duration::MAX)),
             Kind::Size => drop(self.size(node)),
-            Kind::Secret => drop(self.secret(node)),
+            Kind::Secret | Kind::HeaderValue => drop(self.secret(node)),
             Kind::Choice(words) => drop(self.choice(node, words)),
             Kind::Rate | Kind::Listen | Kind::Network | Kind::Status | Kind::TlsVersion => drop(self.loose(node)),
             Kind::Null => {

@@ -24,7 +24,7 @@ static WORD: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"[^\s{}\[\],
 /// The places of all secrets of a tree.
 pub fn tree(node: &Node, kind: &Kind, out: &mut Vec<Span>) {
     match (kind, &node.value) {
-        (Kind::Secret, Value::Map(entries)) => {
+        (Kind::Secret | Kind::HeaderValue, Value::Map(entries)) => {
             for (key, value) in entries {
                 if key.text != "env" && key.text != "file" {
                     out.push(key.span);
@@ -32,7 +32,7 @@ pub fn tree(node: &Node, kind: &Kind, out: &mut Vec<Span>) {
                 }
             }
         }
-        (Kind::Secret | Kind::Hidden, _) => everything(node, out),
+        (Kind::Secret | Kind::Hidden | Kind::HeaderValue, _) => everything(node, out),
         (Kind::Url, Value::Scalar(s)) if s.text.contains('@') => out.push(node.span),
         (Kind::Block(block), Value::Map(entries)) => entries.iter().for_each(|(k, v)| entry(block, &k.text, v, out)),
         (Kind::Source, Value::Map(entries)) => {

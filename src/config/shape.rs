@@ -22,6 +22,8 @@ pub enum Kind {
     Secret,
     /// Text that is shown to nobody: a header's value.
     Hidden,
+    /// A header's value: text, or from where it comes, as a secret.
+    HeaderValue,
     /// A path, relative to the config directory.
     Path,
     /// An `https://` (or `http://`) URL.
@@ -140,7 +142,7 @@ pub static WEBHOOK: Block = Block {
         ),
         required("events", Kind::List(&Kind::Text), "Event types, exact or as globs: conversation.*"),
         key("enabled", Kind::Bool, "true", "Whether it matches events."),
-        key("headers", Kind::Map(&Kind::Hidden), "{}", "Request headers. Values are never shown."),
+        key("headers", Kind::Map(&Kind::HeaderValue), "{}", "Request headers. Values are never shown."),
         key("params", Kind::Map(&Kind::Selector), "", "Payload key to selector. Default: event and data."),
         key(
             "missing",

@@ -16,7 +16,7 @@ use super::shape;
 use super::signing;
 use super::tls;
 use super::values;
-use super::yaml::{Node, Span};
+use super::yaml::{Node, Span, Value};
 use crate::delivery::{BreakerPolicy, Rate, RetryPolicy, Schedule, StatusSet};
 use crate::limits;
 use crate::rules::{Format, OnRuleError, Program};
@@ -244,7 +244,11 @@ fn headers(d: &mut Decoder<'_>, fields: &Fields<'_>, signature: &[HeaderName]) -
             );
             continue;
         }
-        let Some(text) = d.loose(value) else { continue };
+        let text = match &value.value {
+            Value::Map(_) => d.secret(value).map(|secret| secret.expose().to_owned()),
+            _ => d.loose(value),
+        };
+        let Some(text) = text else { continue };
         if let Ok(mut value) = HeaderValue::from_str(&text) {
             value.set_sensitive(true);
             out.push((name, value));

@@ -165,11 +165,11 @@ impl Ingest {
         Ok(draft)
     }
 
-    /// Looks copies up before the work is done. A single item need not be: the commit itself refuses a copy, whereas
-    /// a copy among several would change what those after it see.
+    /// Looks copies up before the work is done, so that a copy runs no rule, logs nothing, and does not change what the
+    /// items after it see. The commit checks again: of two copies at once it takes the first.
     async fn seen(&self, items: &Items, now: Timestamp) -> Result<Vec<Option<Seen>>, OutboxError> {
         let mut seen = vec![None; items.items.len()];
-        if items.items.len() > 1 {
+        if items.items.iter().any(|item| item.identity != Identity::None) {
             let keys: Vec<_> = items
                 .items
                 .iter()

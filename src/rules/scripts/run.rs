@@ -85,7 +85,8 @@ impl Shared {
             };
             explain::run_error(what.file, what.function, &text_of, error)
         });
-        let timed_out = result.as_ref().is_err_and(|error| error.kind == "timeout");
+        // An endless loop meets whichever limit is nearer; either way it had its time.
+        let timed_out = result.as_ref().is_err_and(|error| matches!(error.kind, "timeout" | "operations"));
         if what.health.record(timed_out, self.clock.now(), suspend_for) {
             RuleSuspended { rule: what.name, suspended_for: suspend_for }.emit();
         }
