@@ -14,7 +14,7 @@ use crate::clock::{Clock, Entropy};
 use crate::config::model::{Listen, Settings, Source};
 use crate::config::{self, Generation, Report};
 use crate::dispatch::{self, Dispatcher, Summary};
-use crate::ingest::Ingest;
+use crate::ingest::{self, Ingest};
 use crate::net::{self, ListenError, ServeOptions};
 use crate::outbox::{CommitError, KnownWebhook, Options, Outbox, OutboxError, WhenFull};
 use crate::reload::{ReloadHandle, Reloader};
@@ -93,14 +93,23 @@ impl App {
 
         let shutdown = Shutdown::default();
         let intake = CancellationToken::new();
+        let (troubles, heard) = ingest::troubles();
         let (reloader, reload, generations) = Reloader::new(config.to_owned(), first, clock.clone());
+        let reloader = reloader.with_outbox(outbox.clone()).with_troubles(troubles.clone());
         let ready = Arc::new(AtomicBool::new(false));
         let admin_stop = CancellationToken::new();
         let listening = Arc::new(OnceLock::new());
+        let ingest = Ingest::new(outbox.clone(), generations.clone(), clock.clone(), entropy.clone(), intake.clone());
+        let ingest = Arc::new(ingest.with_troubles(troubles.clone()));
+        let dispatcher = Dispatcher::new(outbox.clone(), generations.clone(), clock.clone(), entropy, shutdown.clone())
+            .with_troubles(troubles);
+        let wake = dispatcher.handle();
         let admin = Admin::new(Parts {
             outbox: outbox.clone(),
             generations: generations.clone(),
             reload: reload.clone(),
+            dispatch: wake.clone(),
+            ingest: Arc::clone(&ingest),
             ready: Arc::clone(&ready),
             listening: Arc::clone(&listening),
             clock: clock.clone(),
@@ -108,8 +117,6 @@ impl App {
         let (admin, admin_thread) =
             admin.spawn(settings.admin.listen.clone(), admin_stop.clone()).await.map_err(at("admin.listen"))?;
 
-        let ingest = Ingest::new(outbox.clone(), generations.clone(), clock.clone(), entropy.clone(), intake.clone());
-        let ingest = Arc::new(ingest);
         let mut sources = Vec::new();
         let mut sources_done = Vec::new();
         for (name, Source::Http { listen, .. }) in &settings.sources {
@@ -122,10 +129,9 @@ impl App {
             });
             sources_done.push(tokio::spawn(net::serve(listener, service, intake.clone(), ServeOptions::default())));
         }
-        let dispatcher = Dispatcher::new(outbox.clone(), generations.clone(), clock.clone(), entropy, shutdown.clone());
-        let wake = dispatcher.handle();
         let dispatcher = tokio::spawn(dispatcher.run());
         let followers = vec![
+            tokio::spawn(Arc::clone(&ingest).run_own(heard)),
             tokio::spawn(ingest.run_waits()),
             tokio::spawn(reloader.run(shutdown.draining.clone())),
             tokio::spawn(follow(generations.clone(), outbox.clone(), wake)),
@@ -258,6 +264,7 @@ pub fn options(settings: &Settings) -> Options {
         retain_bodies: outbox.retain_bodies,
         retain_conversations: settings.conversations.retain,
         max_open_age: settings.conversations.max_open_age,
+        encryption_keys: outbox.encryption_keys.clone(),
     }
 }
 

@@ -32,6 +32,8 @@ pub const INFLIGHT_BODY_BYTES: usize = 64 * 1024 * 1024;
 pub const BODY_READ: Duration = Duration::from_secs(30);
 /// Conversations whose state is kept in memory under `conversations.state: memory`.
 pub const MEMORY_CONVERSATIONS: usize = 10_000;
+/// What they take in memory together, about; those that were silent longest are given up beyond it.
+pub const MEMORY_CONVERSATION_BYTES: usize = 256 * 1024 * 1024;
 /// Length of a dead letter's reason.
 pub const REASON_BYTES: usize = 1024;
 /// Largest answer that the command line reads from a running sidehook.
@@ -78,6 +80,8 @@ pub const THROTTLE_PAUSE: Duration = Duration::from_secs(5 * 60);
 pub const CONNECTIONS: usize = 1024;
 /// From a connection or the last answer to the end of the next request's head.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest path of a unix socket: `sockaddr_un` holds 108 bytes, the last of them a zero.
+pub const SOCKET_PATH_BYTES: usize = 107;
 /// Largest request head.
 pub const HEADER_BYTES: usize = 64 * 1024;
 /// Requests at once over one HTTP/2 connection.
@@ -86,7 +90,7 @@ pub const STREAMS_PER_CONNECTION: u32 = 128;
 pub const OUTBOX_LEAST_BYTES: u64 = 4 * 1024 * 1024;
 /// Largest `limits.body`: a request is held in memory.
 pub const MOST_BODY_BYTES: u64 = 256 * 1024 * 1024;
-/// Length of a params selector, and dots in it.
+/// Length of a params selector.
 pub const SELECTOR_BYTES: usize = 512;
 /// Stack of the threads that evaluate scripts; mapped, not used, until a script nests deeply.
 pub const SCRIPT_STACK_BYTES: usize = 64 * 1024 * 1024;
@@ -102,15 +106,15 @@ pub const SCRIPT_STRING_BYTES: usize = 1024 * 1024;
 pub const SCRIPT_ARRAY_ITEMS: usize = 50_000;
 /// Members of a map a script may make, nested ones included.
 pub const SCRIPT_MAP_MEMBERS: usize = 50_000;
-/// Functions in one script, imports in one script.
+/// Functions in one script.
 pub const SCRIPT_FUNCTIONS: usize = 512;
 /// Imports of one script, those of its imports included.
 pub const SCRIPT_MODULES: usize = 64;
 /// Source text of one script.
 pub const SCRIPT_SOURCE_BYTES: usize = 1024 * 1024;
-/// Lines a script call may log, and bytes in all of them.
+/// Lines that one evaluation logs.
 pub const SCRIPT_LOG_LINES: usize = 100;
-/// Bytes of all lines that a script call logs.
+/// Bytes of all lines that one evaluation logs.
 pub const SCRIPT_LOG_BYTES: usize = 16 * 1024;
 /// A rendered payload.
 pub const PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
@@ -166,9 +170,78 @@ pub const LIST_BYTES: usize = 4 * 1024 * 1024;
 pub const RETENTION_SLICE_ROWS: usize = 500;
 /// What sidehook's own events and the results of attempts may use beyond `outbox.max_bytes`.
 pub const OUTBOX_RESERVE_BYTES: u64 = 1024 * 1024;
-/// Pages of the write-ahead log after which it is copied into the store.
-pub const CHECKPOINT_PAGES: i32 = 1000;
+/// Pages of the outbox's log, of 8 KiB, after which copying them into the store begins.
+pub const CHECKPOINT_PAGES: i32 = 500;
+/// Pages of the log from which commits wait for the rest of the copying, so that it begins anew; at twice as many they wait
+/// for all of it.
+pub const LOG_PAGES: i32 = 1500;
+/// Kept events that `reload.canary` may ask for.
+pub const CANARY_EVENTS: i64 = 1000;
+/// Bytes of kept events that a canary reads; older ones are left out.
+pub const CANARY_BYTES: usize = 64 * 1024 * 1024;
+/// Longest time that a canary puts a reload off; events that are left by then are not tried.
+pub const CANARY_TIME: Duration = Duration::from_secs(30);
 /// How often retention is applied.
 pub const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
 /// First and longest pause before a failed store is opened again.
 pub const REOPEN_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// What a copy of an event is recognised by; of longer ones the tail is hashed.
+pub const DEDUPE_KEY_BYTES: usize = 128;
+/// The answer to a successful attempt that is kept in its delivery's row.
+pub const SHORT_RESPONSE_BYTES: usize = 64;
+/// Largest answer of a token endpoint that is read.
+pub const TOKEN_BYTES: usize = 64 * 1024;
+/// A token is renewed this long before it expires, or a quarter of its lifetime if that is shorter.
+pub const TOKEN_SKEW: Duration = Duration::from_secs(60);
+/// After a failed renewal a token that is still good is used for so long before the next one.
+pub const TOKEN_RENEWAL_PAUSE: Duration = Duration::from_secs(10);
+/// Largest head of a proxy's answer.
+pub const PROXY_HEAD_BYTES: usize = 16 * 1024;
+/// How long a destination's name is looked up before it is left to the proxy.
+pub const PROXIED_LOOKUP: Duration = Duration::from_secs(3);
+/// Messages and maps that are assembled for one conversation, as JSON text; `limits.body` where that is more.
+pub const CONVERSATION_BYTES: usize = 64 * 1024 * 1024;
+/// Messages that are assembled for one conversation.
+pub const CONVERSATION_MESSAGES: usize = 100_000;
+/// Conversations whose size is remembered; of others it is read again.
+pub const CONVERSATION_SIZES: usize = 10_000;
+/// What a rule may take, per function, on a thread that serves connections. One that takes more is done anew elsewhere,
+/// and for the next evaluations at once.
+pub const QUICK_RULE_TIME: Duration = Duration::from_millis(1);
+/// The same in operations.
+pub const QUICK_RULE_OPERATIONS: u64 = 2_000;
+/// Evaluations that are not tried quickly after one that came to nothing.
+pub const QUICK_RULE_REST: u32 = 64;
+/// What the rules of one event take together on such a thread, about.
+pub const QUICK_RULES_TIME: Duration = Duration::from_millis(2);
+/// Kept events that one page of a replay renders, and their bytes.
+pub const REPLAY_EVENTS: usize = 100;
+/// See [`REPLAY_EVENTS`].
+pub const REPLAY_BYTES: usize = 8 * 1024 * 1024;
+/// Failures that one page of a replay tells.
+pub const REPLAY_ERRORS: usize = 20;
+/// Problems that a check of a store tells.
+pub const VERIFY_PROBLEMS: usize = 100;
+/// Troubles that wait to become events of sidehook's own.
+pub const OWN_EVENTS: usize = 1024;
+/// Of these, how many go into one commit.
+pub const OWN_EVENTS_BATCH: usize = 64;
+/// How often a full outbox is told at most.
+pub const OUTBOX_FULL_EVERY: Duration = Duration::from_secs(60);
+/// Keys that `outbox.encryption_key` may list.
+pub const ENCRYPTION_KEYS: usize = 16;
+/// Without anything asked for so long the outbox empties its log.
+pub const LOG_EMPTY_AFTER: Duration = Duration::from_secs(2);
+/// Connections that the admin listener serves at once.
+pub const ADMIN_CONNECTIONS: usize = 64;
+/// Largest body that the admin API reads.
+pub const ADMIN_BODY_BYTES: usize = 1024 * 1024;
+/// Text of one YAML file once its aliases are expanded.
+pub const CONFIG_EXPANDED_BYTES: usize = 8 * 1024 * 1024;
+
+/// Unknown variables and modules of one script that are reported together.
+pub const SCRIPT_PROBLEMS: usize = 20;
+/// What is still taken in and dropped of a request that was answered before it was read, and for how long.
+pub const LINGER_BYTES: usize = 16 * 1024 * 1024;
+/// See [`LINGER_BYTES`].
+pub const LINGER: Duration = Duration::from_secs(2);

@@ -2,22 +2,25 @@
 //! refuses it whole. Watches are hints only; what counts is the contents, which a poll compares too. Knows nothing of
 //! what a generation is used for.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+mod canary;
+mod hints;
+
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode};
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
 use crate::config::model::{Inputs, Settings, Source};
 use crate::config::{self, Generation, Loaded, Problem, Report};
+use crate::event::own::{Trouble, Troubles};
 use crate::limits;
-use crate::telemetry::config::{GenerationAccepted, Refused, ReloadRejected, ReloadUnchanged, WatchFailed};
+use crate::outbox::Outbox;
+use crate::telemetry::config::{CanaryCutShort, GenerationAccepted, Refused, ReloadRejected, ReloadUnchanged};
+use hints::Watch;
 
 /// Reads an environment variable.
 pub type Env = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -38,7 +41,6 @@ pub enum ReloadResult {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LastReload {
     /// When; RFC 3339.
-    #[serde(serialize_with = "as_text")]
     pub at: Timestamp,
     /// What came of it.
     pub result: ReloadResult,
@@ -46,11 +48,6 @@ pub struct LastReload {
     pub problems: Vec<Problem>,
     /// Keys that changed and need a restart, such as `admin.listen`; the rest is in force.
     pub restart_required: Vec<String>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn as_text<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(at)
 }
 
 /// How patient a reloader is.
@@ -132,10 +129,14 @@ pub struct Reloader {
     generations: watch::Sender<Arc<Generation>>,
     requests: mpsc::Receiver<oneshot::Sender<LastReload>>,
     shared: Arc<Shared>,
+    /// Where the canary's events come from.
+    outbox: Option<Outbox>,
+    stop: CancellationToken,
     /// Hash and inputs of the last load, be it good or bad.
     seen_hash: String,
     seen_inputs: Inputs,
     watch: Watch,
+    troubles: Troubles,
 }
 
 impl Reloader {
@@ -168,17 +169,34 @@ impl Reloader {
             generations,
             requests,
             shared,
+            outbox: None,
+            stop: CancellationToken::new(),
             seen_hash,
             seen_inputs,
             watch: Watch::default(),
+            troubles: Troubles::default(),
         };
         (reloader, handle, receiver)
+    }
+
+    /// Tells what is refused to these.
+    #[must_use]
+    pub fn with_troubles(mut self, troubles: Troubles) -> Self {
+        self.troubles = troubles;
+        self
     }
 
     /// With another source of environment variables.
     #[must_use]
     pub fn with_env(mut self, env: Env) -> Self {
         self.env = env;
+        self
+    }
+
+    /// With an outbox whose kept events `reload.canary` tries.
+    #[must_use]
+    pub fn with_outbox(mut self, outbox: Outbox) -> Self {
+        self.outbox = Some(outbox);
         self
     }
 
@@ -198,6 +216,7 @@ impl Reloader {
 
     /// Watches and reloads until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
+        self.stop = stop.clone();
         self.rewatch().await;
         let mut poll = tokio::time::interval(self.pace.poll);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -271,10 +290,34 @@ impl Reloader {
             Err(_) if !changed && !asked => self.shared.last(),
             Err(report) => self.reject(report),
             Ok(generation) if generation.hash == self.generations.borrow().hash => self.unchanged(changed || asked),
-            Ok(generation) => self.accept(generation),
+            Ok(generation) => match self.rehearsed(generation).await {
+                Ok(generation) => self.accept(generation),
+                Err(report) => self.reject(report),
+            },
         };
         self.rewatch().await;
         last
+    }
+
+    /// The generation, if recent kept events render in it (`reload.canary`).
+    async fn rehearsed(&self, new: Generation) -> Result<Generation, Report> {
+        let Some(outbox) = self.outbox.as_ref().filter(|_| new.settings.canary > 0) else { return Ok(new) };
+        let refuse = |message: String| Report::from(Problem::of_file("sidehook.yaml", message));
+        let stored = outbox.recent_events(new.settings.canary).await;
+        let stored =
+            stored.map_err(|error| refuse(format!("`reload.canary`: the kept events cannot be read: {error}")))?;
+        let (today, clock, stop) = (Arc::clone(&self.generations.borrow()), self.clock.clone(), self.stop.clone());
+        let events = stored.len();
+        let (new, rehearsal) = tokio::task::spawn_blocking(move || {
+            let rehearsal = canary::rehearse(&new, &today, stored, &clock, &stop);
+            (new, rehearsal)
+        })
+        .await
+        .map_err(|error| refuse(format!("`reload.canary`: the kept events could not be tried: {error}")))?;
+        if rehearsal.cut_short {
+            CanaryCutShort { tried: rehearsal.tried, events }.emit();
+        }
+        if rehearsal.report.problems.is_empty() { Ok(new) } else { Err(rehearsal.report) }
     }
 
     /// The contents in force are there again, or still.
@@ -293,6 +336,7 @@ impl Reloader {
     fn reject(&self, report: Report) -> LastReload {
         let problems: Vec<_> = report.problems.iter().map(refused).collect();
         ReloadRejected { problems: &problems }.emit();
+        self.troubles.tell(Trouble::ReloadRejected { reason: first(&report) });
         let last = LastReload {
             at: self.clock.now(),
             result: ReloadResult::Rejected,
@@ -324,9 +368,8 @@ impl Reloader {
         let directories = self.seen_inputs.directories.clone();
         let watch = std::mem::take(&mut self.watch);
         let hints = Arc::clone(&watch.hints);
-        self.watch = tokio::task::spawn_blocking(move || watch.follow(&directories))
-            .await
-            .unwrap_or_else(|_| Watch { hints, ..Watch::default() });
+        self.watch =
+            tokio::task::spawn_blocking(move || watch.follow(&directories)).await.unwrap_or_else(|_| Watch::new(hints));
     }
 }
 
@@ -338,6 +381,14 @@ fn accepted(generation: &Generation, number: u64, restart: &[String]) {
 fn refused(problem: &Problem) -> Refused<'_> {
     let help = problem.help.as_deref().unwrap_or_default();
     Refused { file: &problem.file, line: problem.line, column: problem.column, message: &problem.message, help }
+}
+
+/// The first problem in a line; values in it are masked already.
+fn first(report: &Report) -> String {
+    let others = report.problems.len().saturating_sub(1) + report.omitted;
+    let Some(Problem { file, line, column, message, .. }) = report.problems.first() else { return String::new() };
+    let more = if others == 0 { String::new() } else { format!(" (and {others} more)") };
+    format!("{file}:{line}:{column}: {message}{more}")
 }
 
 /// Keeps what only a restart changes as it was at the start, and names what would have changed.
@@ -374,78 +425,5 @@ fn pin(started: &Settings, new: &mut Settings) -> Vec<String> {
     names
 }
 
-/// What identifies a directory beyond its name, so that one that was replaced is watched anew.
-type Identity = (u64, u64);
-
-/// The system's watches.
-#[derive(Default)]
-struct Watch {
-    watcher: Option<RecommendedWatcher>,
-    directories: BTreeMap<PathBuf, Identity>,
-    hints: Arc<Notify>,
-    complained: bool,
-    disabled: bool,
-}
-
-impl Watch {
-    /// Watches exactly these directories, those that are there. Where the system refuses, the poll must do.
-    fn follow(mut self, directories: &[PathBuf]) -> Self {
-        let wanted: BTreeMap<PathBuf, Identity> =
-            directories.iter().filter_map(|dir| Some((dir.clone(), identity(dir)?))).collect();
-        if self.disabled || (self.watcher.is_some() && wanted == self.directories) {
-            return self;
-        }
-        let hints = Arc::clone(&self.hints);
-        let made = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // An error may mean lost events, so it is a hint as well.
-            if event.as_ref().map_or(true, |event| is_change(event.kind)) {
-                hints.notify_one();
-            }
-        });
-        let mut failed = None;
-        self.watcher = made.map_err(|error| failed = Some(error.to_string())).ok();
-        if let Some(watcher) = &mut self.watcher {
-            for dir in wanted.keys() {
-                if let Err(error) = watcher.watch(dir, RecursiveMode::NonRecursive) {
-                    failed = Some(format!("{}: {error}", dir.display()));
-                }
-            }
-        }
-        self.directories = wanted;
-        if let Some(error) = failed {
-            if !self.complained {
-                WatchFailed { error: &error }.emit();
-            }
-            self.complained = true;
-        } else {
-            self.complained = false;
-            // What changed before the watch was there is found by one more look.
-            self.hints.notify_one();
-        }
-        self
-    }
-}
-
-/// Reading is no change; our own reads would hint forever.
-fn is_change(kind: EventKind) -> bool {
-    match kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
-        EventKind::Access(_) => false,
-        _ => true,
-    }
-}
-
-#[cfg(unix)]
-fn identity(dir: &Path) -> Option<Identity> {
-    use std::os::unix::fs::MetadataExt as _;
-    std::fs::metadata(dir).ok().map(|m| (m.dev(), m.ino()))
-}
-
-#[cfg(not(unix))]
-fn identity(dir: &Path) -> Option<Identity> {
-    std::fs::metadata(dir).ok().map(|_| (0, 0))
-}
-
 #[cfg(test)]
-#[path = "reload_tests.rs"]
 mod tests;

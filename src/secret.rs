@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 /// A secret text. Equality is for configuration comparison, not for authentication: compare tokens with
@@ -36,9 +38,44 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// A key of 32 bytes that seals what is stored.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretKey(Zeroizing<[u8; 32]>);
+
+impl SecretKey {
+    /// From standard base64 with its padding; `None` for anything but 32 bytes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes = Zeroizing::new(STANDARD.decode(text).ok()?);
+        <[u8; 32]>::try_from(bytes.as_slice()).ok().map(|key| Self(Zeroizing::new(key)))
+    }
+
+    /// The key itself.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretKey(****)")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_is_32_bytes_in_base64_and_not_shown() {
+        let text = STANDARD.encode([7; 32]);
+        let key = SecretKey::parse(&text).expect("a key");
+        assert_eq!((key.expose(), format!("{key:?}").as_str()), (&[7; 32], "SecretKey(****)"));
+        for bad in ["", "x", text.trim_end_matches('='), &STANDARD.encode([7; 31]), &STANDARD.encode([7; 33])] {
+            assert_eq!(SecretKey::parse(bad), None, "{bad:?}");
+        }
+    }
 
     #[test]
     fn debug_shows_nothing_and_matching_is_exact() {

@@ -223,3 +223,175 @@ async fn a_token_guards_the_api_but_not_the_probes() {
         assert_eq!(ask(probe, &[]).await, 200, "{probe}");
     }
 }
+
+#[tokio::test]
+async fn webhooks_are_shown_paused_resumed_and_tried_out() {
+    let receiver = Receiver::start().await;
+    let more = "events: [conversation.completed]\ndescription: CRM notes\nheaders: {X-Key: hunter2}\n\
+                params: {caller: argument.caller, kind: event.type, fixed: {value: [1]}}";
+    let mut sidehook = Sidehook::builder()
+        .webhook("crm", &receiver.webhook("/crm?key=hunter2", more))
+        .webhook("off", &receiver.webhook("/off/${PART}?key=${PART}&b=c", "events: [\"*\"]\nenabled: false"))
+        .env("PART", "hunter2")
+        .start()
+        .await;
+    let hidden = sidehook.get("/api/v1/webhooks/off").await.expect(200).json();
+    assert!(hidden["url"].as_str().unwrap().ends_with("/off/****?key=****&b=****"), "{hidden}");
+    let shown = sidehook.get("/api/v1/webhooks/crm").await.expect(200);
+    assert!(!shown.text().contains("hunter2"), "{}", shown.text());
+    let shown = shown.json();
+    for (member, value) in [
+        ("name", json!("crm")),
+        ("description", json!("CRM notes")),
+        ("method", json!("POST")),
+        ("events", json!(["conversation.completed"])),
+        ("enabled", json!(true)),
+        ("state", json!("active")),
+        ("reason", Value::Null),
+        ("headers", json!(["x-key"])),
+        ("params", json!({"caller": "argument.caller", "kind": "event.type", "fixed": {"value": [1]}})),
+        ("rule", Value::Null),
+        ("counts", json!({"pending": 0, "held": 0, "dead": 0})),
+        ("breaker", json!("closed")),
+        ("last_success", Value::Null),
+        ("last_failure", Value::Null),
+    ] {
+        assert_eq!(shown[member], value, "{member}");
+    }
+    assert!(shown["url"].as_str().unwrap().ends_with("/crm?key=****"), "{}", shown["url"]);
+    let list = sidehook.get("/api/v1/webhooks").await.expect(200).json();
+    let states: Vec<_> = list["items"].as_array().unwrap().iter().map(|w| (&w["name"], &w["state"])).collect();
+    assert_eq!(states, [(&json!("crm"), &json!("active")), (&json!("off"), &json!("disabled"))]);
+
+    let tried = sidehook.admin_post("/api/v1/webhooks/crm/test", "").await.expect(200).json();
+    assert_eq!((&tried["state"], &tried["attempts"][0]["status"]), (&json!("delivered"), &json!("200")), "{tried}");
+    let seen = receiver.wait("/crm", 1).await.remove(0);
+    assert_eq!(Some(seen.id()), tried["id"].as_str());
+    assert_eq!(seen.json(), json!({"kind": "conversation.completed", "fixed": [1]}));
+    assert!(sidehook.get("/api/v1/webhooks/crm").await.json()["last_success"].is_string());
+
+    let paused = sidehook.admin_post("/api/v1/webhooks/crm/pause", "").await.expect(200).json();
+    assert_eq!((&paused["state"], &paused["reason"]), (&json!("paused"), &json!("paused")));
+    assert_eq!(sidehook.admin_post("/api/v1/webhooks/crm/test", "").await.status.as_u16(), 409);
+    sidehook.send(&event("e1", "conversation.completed", "c1")).await;
+    sidehook.await_deliveries("webhook=crm&state=held", 1).await;
+    sidehook.stop().await;
+    sidehook.start().await;
+    assert_eq!(sidehook.get("/api/v1/webhooks/crm").await.json()["counts"]["held"], json!(1));
+    let resumed = sidehook.admin_post("/api/v1/webhooks/crm/resume", "").await.expect(200).json();
+    assert_eq!((&resumed["state"], &resumed["reason"]), (&json!("active"), &Value::Null));
+    sidehook.await_deliveries("webhook=crm&state=delivered", 2).await;
+    receiver.wait("/crm", 2).await;
+
+    for (path, status) in [("nobody/pause", 404), ("nobody/test", 404), ("off/test", 409)] {
+        let answer = sidehook.admin_post(&format!("/api/v1/webhooks/{path}"), "").await;
+        assert_eq!(answer.status.as_u16(), status, "{path}: {}", answer.text());
+    }
+    assert_eq!(sidehook.get("/api/v1/webhooks/nobody").await.status.as_u16(), 404);
+    assert_eq!(sidehook.get("/api/v1/ledger").await.expect(200).json()["balanced"], json!(true));
+}
+
+async fn a_wrong_method_is_told_the_right_ones() {
+    let (_receiver, sidehook) = started().await;
+    for (method, path, allow) in [
+        ("GET", "/api/v1/reload", "POST"),
+        ("PUT", "/api/v1/reload", "POST"),
+        ("POST", "/api/v1/status", "GET,HEAD"),
+        ("DELETE", "/api/v1/deliveries", "GET,HEAD"),
+        ("PUT", "/api/v1/deliveries/msg_1", "GET,HEAD"),
+        ("GET", "/api/v1/deliveries/msg_1/retry", "POST"),
+        ("POST", "/api/v1/ledger", "GET,HEAD"),
+        ("POST", "/live", "GET,HEAD"),
+        ("DELETE", "/metrics", "GET,HEAD"),
+    ] {
+        let answer = sidehook.ask(&sidehook.admin, method, path, &[], "").await.unwrap();
+        assert_eq!(answer.status.as_u16(), 405, "{method} {path}: {}", answer.text());
+        assert_eq!(answer.header("allow"), allow, "{method} {path}");
+        assert_eq!(answer.header("content-type"), "application/problem+json", "{method} {path}");
+        let problem = answer.json();
+        let detail = format!("use {}", allow.replace(',', ", "));
+        assert_eq!((&problem["status"], &problem["detail"]), (&json!(405), &json!(detail)), "{method} {path}");
+    }
+    let head = sidehook.ask(&sidehook.admin, "HEAD", "/api/v1/status", &[], "").await.unwrap();
+    assert_eq!(head.status.as_u16(), 200);
+}
+
+#[tokio::test]
+async fn times_have_one_width() {
+    let (_receiver, sidehook) = started().await;
+    let wide = |value: &serde_json::Value| {
+        let text = value.as_str().unwrap_or_default().to_owned();
+        text.len() == "2026-01-03T11:38:10.000Z".len() && text.as_bytes()[19] == b'.' && text.ends_with('Z')
+    };
+    for delivery in sidehook.deliveries("").await {
+        assert!(wide(&delivery["created_at"]) && wide(&delivery["attempts"][0]["at"]), "{delivery}");
+    }
+    let status = sidehook.get("/api/v1/status").await.json();
+    assert!(wide(&status["last_reload"]["at"]), "{status}");
+    for line in sidehook.log() {
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert!(wide(&line["timestamp"]), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn the_status_tells_how_each_webhook_stands() {
+    let receiver = Receiver::start().await;
+    receiver.on("/gone", &[Reply::status(410)]);
+    receiver.on("/bad", &[Reply::status(400)]);
+    let sidehook = Sidehook::builder()
+        .webhook("bad", &receiver.webhook("/bad", "events: [a.b]"))
+        .webhook("gone", &receiver.webhook("/gone", "events: [a.b]"))
+        .webhook("off", &receiver.webhook("/off", "events: [a.b]\nenabled: false"))
+        .start()
+        .await;
+    sidehook.send(&event("e", "a.b", "c")).await;
+    sidehook.await_deliveries("state=held", 1).await;
+    sidehook.await_deliveries("state=dead", 1).await;
+    let status = sidehook.get("/api/v1/status").await.expect(200).json();
+    let shown: Vec<_> = status["webhooks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|w| {
+            let name = w["name"].as_str().unwrap();
+            let text = |key: &str| w[key].as_str().unwrap_or("-").to_owned();
+            (name.to_owned(), text("state"), text("reason"), text("breaker"), w["counts"].clone())
+        })
+        .collect();
+    let row = |name: &str, state: &str, reason: &str, held: u64, dead: u64| {
+        let text = str::to_owned;
+        (text(name), text(state), text(reason), text("closed"), json!({"pending": 0, "held": held, "dead": dead}))
+    };
+    let expected = [
+        row("bad", "active", "-", 0, 1),
+        row("gone", "disabled", "status_410", 1, 0),
+        row("off", "disabled", "not_enabled", 0, 0),
+    ];
+    assert_eq!(shown, expected);
+    let source = &status["sources"][0];
+    assert_eq!(
+        (&source["name"], &source["type"], &source["listen"]),
+        (&json!("events"), &json!("http"), &json!(sidehook.ingest))
+    );
+    let outbox = &status["outbox"];
+    assert_eq!((&outbox["state"], &outbox["max_bytes"]), (&json!("healthy"), &json!(1 << 30)), "{outbox}");
+    assert!(outbox["bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{outbox}");
+    sidehook.get("/metrics").await.expect(200);
+    sidehook.remove("webhooks/off.yaml");
+    sidehook.remove("webhooks/gone.yaml");
+    sidehook.await_generation(2).await;
+    crate::support::eventually("the removed webhook in the status", async || {
+        let status = sidehook.get("/api/v1/status").await.json();
+        let gone = status["webhooks"].as_array().unwrap().iter().find(|w| w["name"] == "gone").cloned();
+        if gone.as_ref().is_some_and(|w| w["state"] == "removed") { Ok(()) } else { Err(format!("{gone:?}")) }
+    })
+    .await;
+    crate::support::eventually("the metrics of what is left", async || {
+        let text = sidehook.get("/metrics").await.expect(200).text();
+        let has = |name: &str| text.contains(&format!("webhook=\"{name}\""));
+        let left = (has("bad"), has("gone"), has("off"));
+        if left == (true, true, false) { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+}

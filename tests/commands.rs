@@ -9,9 +9,22 @@ use crate::support::{Receiver, Reply, Sidehook, cli, cli_in};
 #[tokio::test]
 async fn every_command_has_help_with_an_example() {
     let top = cli(&["--help"]).await.expect(0).stdout;
-    for command in
-        ["run", "check", "preview", "send", "listen", "demo", "deliveries", "ledger", "verify", "secret", "schema"]
-    {
+    for command in [
+        "run",
+        "check",
+        "preview",
+        "send",
+        "listen",
+        "demo",
+        "deliveries",
+        "ledger",
+        "verify",
+        "secret",
+        "schema",
+        "replay",
+        "outbox",
+        "webhooks",
+    ] {
         assert!(top.contains(command), "{command} is not in --help");
         let help = cli(&[command, "--help"]).await.expect(0).stdout;
         assert!(help.contains("Example") && help.contains(&format!("sidehook {command}")), "{command}: {help}");
@@ -42,12 +55,7 @@ async fn check_says_ok_or_reports_every_problem_with_its_place() {
         assert!(text.contains(part), "{part} is not in {text}");
     }
     assert!(!text.contains("dGhpcyBzaG91bGQ"), "a secret is shown: {text}");
-    for command in [
-        vec!["run"],
-        vec!["preview", "--webhook", "x", "--event", "e.json"],
-        vec!["ledger"],
-        vec!["deliveries", "list"],
-    ] {
+    for command in [vec!["run"], vec!["preview", "--webhook", "x", "--event", "e.json"], vec!["test"]] {
         let mut args = command.clone();
         args.extend(["--config", config]);
         cli(&args).await.expect(64);
@@ -193,6 +201,16 @@ async fn preview_shows_what_would_be_sent_and_sends_nothing() {
     );
     assert_eq!(shown["error"], json!(null));
     assert_eq!(preview(event("e", "a.b", "c"), 0).await["accepted"], false);
+    // What the webhook has not subscribed to runs no rule and is not accepted, and that is said.
+    sidehook.write("webhooks/x.yaml", &webhook.replace("events: [\"*\"]", "events: [conversation.*]"));
+    let other = preview(event("e", "a.bad", "c"), 0).await;
+    assert_eq!((&other["accepted"], &other["deliveries"], &other["error"]), (&json!(false), &json!([]), &json!(null)));
+    assert_eq!(other["reason"], json!("a.bad is not among this webhook's events"));
+    let args = ["preview", "--webhook", "x", "--event", file.to_str().unwrap(), "--config", sidehook.config_arg()];
+    let told = cli(&args).await.expect(0).stdout;
+    assert!(told.contains("not accepted: a.bad is not among this webhook's events"), "{told}");
+    assert!(!told.contains("would be sent to"), "{told}");
+    sidehook.write("webhooks/x.yaml", &webhook);
     let failed = preview(event("e", "a.bad", "c"), 1).await;
     assert!(failed["error"].to_string().contains("no good"), "{failed}");
     let rapida: serde_json::Value = serde_json::from_str(include_str!("fixtures/rapida.completed.json")).unwrap();
@@ -260,6 +278,60 @@ async fn send_deliveries_and_ledger_work_beside_a_running_sidehook() {
 }
 
 #[tokio::test]
+async fn a_store_is_inspected_and_verified_in_use_and_copied() {
+    let receiver = Receiver::start().await;
+    let mut sidehook = Sidehook::builder().webhook("x", &receiver.webhook("/x", "events: [\"*\"]")).start().await;
+    sidehook.send(&seed()).await;
+    receiver.wait("/x", 1).await;
+    sidehook.await_deliveries("state=delivered", 1).await;
+    let config = sidehook.config_arg().to_owned();
+    let shown = cli(&["outbox", "inspect", "--json", "--config", &config]).await.expect(0).json();
+    assert_eq!((&shown["counts"]["deliveries"], &shown["ledger"]["balanced"]), (&json!(1), &json!(true)), "{shown}");
+    let text = cli(&["outbox", "verify", "--config", &config]).await.expect(0).stdout;
+    assert!(text.contains("good; 0 deliveries are owed"), "{text}");
+    sidehook.stop().await;
+    let copy = sidehook.path("copy.db");
+    std::fs::copy(sidehook.outbox().join("data/outbox.db"), &copy).unwrap();
+    let copy = copy.to_str().unwrap();
+    let text = cli(&["outbox", "inspect", copy]).await.expect(0).stdout;
+    assert!(text.contains("schema version") && text.contains("balanced"), "{text}");
+    let mut bytes = std::fs::read(copy).unwrap();
+    let half = bytes.len() / 2;
+    bytes.truncate(half);
+    std::fs::write(copy, bytes).unwrap();
+    cli(&["outbox", "verify", copy, "--json"]).await.expect(1);
+    std::fs::write(copy, "no store").unwrap();
+    let said = cli(&["outbox", "verify", copy]).await.expect(1).stderr;
+    assert!(said.contains("the store is damaged") && said.contains(copy), "{said}");
+}
+
+#[tokio::test]
+async fn webhooks_are_operated_from_the_command_line() {
+    let receiver = Receiver::start().await;
+    receiver.on("/bad", &[Reply::status(400)]);
+    let sidehook = Sidehook::builder()
+        .webhook("x", &receiver.webhook("/x", "events: [\"*\"]"))
+        .webhook("bad", &receiver.webhook("/bad", "events: [a.b]"))
+        .start()
+        .await;
+    let run = async |args: &[&str]| cli(&[&["webhooks"], args, &["--config", sidehook.config_arg()]].concat()).await;
+    let list = run(&["list"]).await.expect(0).stdout;
+    assert_eq!(list.lines().count(), 2, "{list}");
+    assert_eq!(run(&["list", "--json"]).await.expect(0).json()[1]["name"], json!("x"));
+    let paused = run(&["pause", "x"]).await.expect(0).stdout;
+    assert!(paused.starts_with("x  paused  0 pending, 0 held, 0 dead"), "{paused}");
+    let refused = run(&["test", "x"]).await.expect(1).stderr;
+    assert!(refused.contains("it is paused"), "{refused}");
+    assert_eq!(run(&["resume", "x", "--json"]).await.expect(0).json()["state"], json!("active"));
+    let tried = run(&["test", "x"]).await.expect(0).stdout;
+    assert!(tried.contains("delivered (200)"), "{tried}");
+    let tried = run(&["test", "bad"]).await.expect(1).stdout;
+    assert!(tried.contains("dead (400): status_400"), "{tried}");
+    assert!(run(&["show", "bad"]).await.expect(0).stdout.contains("\"state\": \"active\""));
+    assert!(run(&["pause", "nobody"]).await.expect(1).stderr.contains("there is no webhook"));
+}
+
+#[tokio::test]
 async fn commands_that_need_a_running_sidehook_say_so() {
     let receiver = Receiver::start().await;
     let sidehook = Sidehook::builder().webhook("x", &receiver.webhook("/x", "events: [\"*\"]")).prepare();
@@ -267,8 +339,102 @@ async fn commands_that_need_a_running_sidehook_say_so() {
     std::fs::write(&file, seed().to_string()).unwrap();
     let sent = cli(&["send", file.to_str().unwrap(), "--config", sidehook.config_arg()]).await.expect(1);
     assert!(sent.stderr.contains(&sidehook.ingest), "{sent:?}");
+    assert_eq!(sent.stderr.matches("refused").count(), 1, "said once: {sent:?}");
     let retried = cli(&["deliveries", "retry", "msg_x", "--config", sidehook.config_arg()]).await.expect(1);
     assert!(retried.stderr.contains(&sidehook.admin), "{retried:?}");
+    let nothing = cli(&["deliveries", "retry", "--config", sidehook.config_arg()]).await.expect(2);
+    assert!(nothing.stderr.contains("an ID") && nothing.stderr.contains("--webhook crm"), "{nothing:?}");
+    for url in ["https://127.0.0.1:1", "127.0.0.1:7071", "nonsense"] {
+        let told = cli(&["deliveries", "retry", "msg_x", "--admin", url]).await.expect(1);
+        assert!(told.stderr.contains("http://HOST:PORT or unix:/path"), "{told:?}");
+    }
+}
+
+#[tokio::test]
+async fn tools_outlive_a_broken_configuration() {
+    let receiver = Receiver::start().await;
+    receiver.on("/x", &[Reply::status(400), Reply::status(400), Reply::status(200)]);
+    let sidehook = Sidehook::builder()
+        .source("token: sesame")
+        .admin("token: open")
+        .webhook("x", &receiver.webhook("/x", "events: [\"*\"]\nordering: none"))
+        .start()
+        .await;
+    let config = sidehook.config_arg();
+    let good = sidehook.read("sidehook.yaml");
+    let event_of = |id: &str| event(id, "a.b", "c").to_string();
+    // Mistakes elsewhere: the addresses and tokens are known all the same.
+    sidehook.write("webhooks/x.yaml", "url: nowhere\n");
+    sidehook.write("sidehook.yaml", &format!("{good}rulesdir: x\nlimits: {{body: much}}\n"));
+    let sent = cli_in(&sidehook.config, &["send", "-"], &event_of("e1")).await.expect(0);
+    assert!(sent.stderr.contains("`sidehook check` tells them"), "{sent:?}");
+    cli_in(&sidehook.config, &["send", "-"], &event_of("e2")).await.expect(0);
+    receiver.wait("/x", 2).await;
+    crate::support::eventually("two dead ones", async || {
+        let listed =
+            cli(&["deliveries", "list", "--state", "dead", "--json", "--config", config]).await.expect(0).json();
+        let listed = listed.as_array().unwrap().clone();
+        if listed.len() == 2 { Ok(()) } else { Err(format!("{listed:?}")) }
+    })
+    .await;
+    cli(&["ledger", "--config", config]).await.expect(0);
+    let retried = cli(&["deliveries", "retry", "--event", "a.b", "--json", "--config", config]).await.expect(0);
+    assert_eq!(retried.json()["retried"], 2);
+    receiver.wait("/x", 4).await;
+    // Where the mistake is in what is needed, the report says so and names the way round it.
+    sidehook.write("sidehook.yaml", &good.replace("admin: {listen: \"", "admin: {listen: \"x"));
+    let told = cli(&["deliveries", "retry", "msg_x", "--config", config]).await.expect(64);
+    assert!(told.stderr.contains("no address to listen on") && told.stderr.contains("--admin"), "{told:?}");
+    cli(&["ledger", "--config", config]).await.expect(0);
+    sidehook.write("sidehook.yaml", "sources: [\n");
+    let told = cli_in(&sidehook.config, &["send", "-"], &event_of("e3")).await.expect(64);
+    assert!(told.stderr.contains("--url"), "{told:?}");
+    let (url, admin) = (format!("http://{}", sidehook.ingest), format!("http://{}", sidehook.admin));
+    cli_in(&sidehook.config, &["send", "--url", &url, "--token", "sesame", "-"], &event_of("e3")).await.expect(0);
+    cli_in(&sidehook.config, &["send", "--url", &url, "-"], &event_of("e4")).await.expect(1);
+    let args = ["deliveries", "retry", "--state", "dead", "--admin", &admin, "--token"];
+    cli(&[&args[..], &["open"]].concat()).await.expect(0);
+    let denied = cli(&[&args[..], &["shut"]].concat()).await.expect(1);
+    assert!(denied.stderr.contains("admin.token"), "{denied:?}");
+}
+
+#[tokio::test]
+async fn listen_verifies_and_prints_what_arrives_over_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    let address = format!("{}:9443", crate::support::own_address());
+    for (secret, code) in [(SECRET, 0), (OTHER_SECRET, 1)] {
+        let args = ["listen", "--addr", &address, "--tls", "--ca-file", ca.to_str().unwrap(), "--secret", secret];
+        let _ = std::fs::remove_file(&ca);
+        let args = [&args[..], &["--count", "2", "--json"]].concat();
+        let listener = cli(&args);
+        let sending = async {
+            let webhook = format!(
+                "url: https://{address}/hook?x=1\nevents: [\"*\"]\nordering: none\ntls: {{ca_file: {}}}\nsigning: {{scheme: standard, secrets: [{SECRET}]}}\n",
+                ca.display()
+            );
+            crate::support::eventually(
+                "its authority",
+                async || if ca.exists() { Ok(()) } else { Err("no file".to_owned()) },
+            )
+            .await;
+            let sidehook = Sidehook::builder().webhook("x", &webhook).start().await;
+            sidehook.send(&json!([event("e1", "a.b", "c1"), event("e2", "a.b", "c2")])).await;
+            // Kept until the listener has ended.
+            sidehook
+        };
+        let (output, _sidehook) = tokio::join!(listener, sending);
+        let output = output.expect(code);
+        let lines: Vec<serde_json::Value> = output.stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(lines[0], json!({"listening": format!("https://{address}"), "verifies": true}));
+        assert_eq!(lines.len(), 3, "{output:?}");
+        for line in &lines[1..] {
+            assert_eq!(line["verified"], code == 0, "{line}");
+            assert_eq!(line["error"].is_null(), code == 0, "{line}");
+            assert_eq!((&line["method"], &line["path"]), (&json!("POST"), &json!("/hook?x=1")));
+            assert_eq!(line["body"]["event"], "a.b");
+        }
+    }
 }
 
 #[tokio::test]

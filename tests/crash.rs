@@ -9,14 +9,13 @@ use rustix::process::Signal;
 use serde_json::json;
 use tokio::task::JoinSet;
 
+use crate::faults;
 use crate::support::events::event;
 use crate::support::random::Random;
 use crate::support::{Connection, Receiver, Reply, Sidehook, eventually};
 
-/// How often the process is killed after it acknowledged something, at least.
+/// How often the process is killed after it acknowledged something, at least; `SIDEHOOK_FAULT_ROUNDS` says otherwise.
 const KILLS: u64 = 32;
-/// How often it is killed at most, on a machine so slow that kills come before the first acknowledgement.
-const ROUNDS: u64 = 200;
 
 /// Sends events one after another until the connection breaks; what was acknowledged goes to `acknowledged`.
 async fn sender(ingest: String, numbers: Arc<AtomicU64>, acknowledged: Arc<Mutex<BTreeSet<String>>>) {
@@ -69,8 +68,10 @@ async fn killed_at_random_moments_every_acknowledged_event_arrives_under_one_id(
     let numbers = Arc::new(AtomicU64::new(0));
     let acknowledged = Arc::new(Mutex::new(BTreeSet::new()));
     let (mut productive, mut round) = (0, 0);
-    while productive < KILLS {
-        assert!(round < ROUNDS, "only {productive} of {ROUNDS} kills followed an acknowledgement");
+    let kills = faults::rounds("SIDEHOOK_FAULT_ROUNDS", KILLS);
+    while productive < kills {
+        // More only on a machine so slow that kills come before the first acknowledgement.
+        assert!(round < 6 * kills, "only {productive} of {round} kills followed an acknowledgement");
         let before = acknowledged.lock().unwrap().len();
         let mut senders = JoinSet::new();
         for _ in 0..3 {
@@ -124,7 +125,10 @@ async fn killed_at_random_moments_every_acknowledged_event_arrives_under_one_id(
     let row = sidehook.ledger("x").await;
     assert_eq!(row["delivered"], row["created"], "{row}");
     assert!(row["created"].as_u64().unwrap() >= acknowledged.len() as u64, "{row}");
-    sidehook.stop().await;
+    faults::verified(&mut sidehook).await;
+    let tally = faults::count(&receiver, "/x", &acknowledged);
+    assert_eq!(tally.lost, 0);
+    faults::record(1, "SIGKILL at random moments, starts included", round + round.div_ceil(5), &tally);
 }
 
 /// Every acknowledged id of a trace must have a sync of the outbox between the end of the read that brought it and the

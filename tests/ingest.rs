@@ -292,3 +292,49 @@ async fn a_full_outbox_says_so_and_recovers() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn json_is_utf_8_and_says_no_other_charset() {
+    let (_receiver, sidehook) = started().await;
+    let event = r#"{"type": "a.b"}"#;
+    for (media, status) in [
+        ("application/json; charset=utf-8", 202),
+        ("application/json; charset=US-ASCII", 202),
+        ("application/json; charset=utf-16", 415),
+        ("application/x-ndjson; charset=\"latin1\"", 415),
+    ] {
+        sidehook.post_as(media, event).await.expect(status);
+    }
+    let body = bytes::Bytes::from_static(b"{\"type\": \"a.b\", \"argument\": {\"x\": \"\xff\xfe\"}}");
+    let answer = sidehook.post_as("application/json", body).await.expect(400);
+    assert!(answer.json()["detail"].as_str().is_some_and(|d| d.to_lowercase().contains("utf-8")), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn a_conversation_is_assembled_up_to_its_limit_and_no_further() {
+    for state in ["durable", "memory"] {
+        let receiver = Receiver::start().await;
+        let webhook = receiver.webhook("/x", "events: [conversation.completed]\nparams: {n: conversation.messages}");
+        let sidehook = Sidehook::builder()
+            .main(&format!("conversations: {{state: {state}}}"))
+            .webhook("x", &webhook)
+            .start()
+            .await;
+        let messages = vec![json!({}); 99_999];
+        let update = json!({"type": "conversation.update", "conversation": {"id": "c", "messages": messages}});
+        sidehook.send(&update).await;
+        let one = json!({"type": "message.sent", "conversation": {"id": "c"}, "message": {"last": true}});
+        sidehook.send(&one).await;
+        let refused = sidehook.post(&json!([one, one])).await.expect(413).json();
+        assert_eq!(refused["errors"][0]["reason"], "conversation_too_large", "{refused}");
+        let detail =
+            "item 0: the conversation would have 100001 messages; at most 100000 are assembled; nothing was stored";
+        assert_eq!(refused["detail"], detail);
+        // Another conversation is not concerned, and this one ends with all that was acknowledged.
+        sidehook.send(&json!({"type": "message.sent", "conversation": {"id": "d"}, "message": {}})).await;
+        sidehook.send(&json!({"type": "conversation.completed", "conversation": {"id": "c"}})).await;
+        let arrived = receiver.wait("/x", 1).await[0].json();
+        let all = arrived["n"].as_array().unwrap();
+        assert_eq!((all.len(), &all[99_999]), (100_000, &json!({"last": true})), "{state}");
+    }
+}

@@ -316,3 +316,103 @@ async fn twenty_bad_and_twenty_good_reloads_lose_nothing_and_mix_nothing() {
     assert!(generations.len() > 10, "the load met only generations {generations:?}");
     assert_eq!(sidehook.metric("sidehook_config_reloads_total", &["result=\"accepted\""]).await, 20.0);
 }
+
+#[tokio::test]
+async fn the_canary_refuses_what_no_longer_renders_recent_events() {
+    let receiver = Receiver::start().await;
+    let webhook = |name: &str| receiver.webhook(&format!("/{name}"), &format!("events: [\"*\"]\nrule: {name}.rhai"));
+    let rule = |change: &str| format!("fn transform(event, payload) {{\n    {change}\n    payload\n}}\n");
+    let sidehook = Sidehook::builder()
+        .main("outbox: {retain: {events: 1h}}\nreload: {canary: 10}\n")
+        .webhook("x", &webhook("x"))
+        .rule("x.rhai", &rule("payload.n = event.metadata.n;"))
+        .rule("bad.rhai", &rule("throw `never`;"))
+        .start()
+        .await;
+    for n in 1..=3 {
+        let mut event = event(&format!("kept-{n}"), "a.b", "c");
+        event["metadata"] = json!({"n": n});
+        sidehook.send(&event).await;
+    }
+    receiver.wait("/x", 3).await;
+    let calls = || sidehook.metric("sidehook_rule_duration_seconds_count", &["rule=\"x\""]);
+    assert_eq!(calls().await, 3.0);
+
+    sidehook.write("rules/x.rhai", &rule("if event.metadata.n == 2 { throw `two`; } log_warn(`seen`);"));
+    let answer = sidehook.admin_post("/api/v1/reload", "").await.json();
+    assert_eq!(answer["result"], "rejected", "{answer}");
+    let problem = &answer["problems"][0];
+    assert_eq!((&problem["file"], &problem["line"]), (&json!("rules/x.rhai"), &json!(2)), "{answer}");
+    assert_eq!(
+        problem["message"],
+        "webhook x: the kept event kept-2 (a.b) renders in the generation in force, and fails in this one: transform: two"
+    );
+    assert_eq!(answer["problems"].as_array().map(Vec::len), Some(1), "{answer}");
+    let mut next = event("after", "a.b", "c");
+    next["metadata"] = json!({"n": 2});
+    sidehook.send(&next).await;
+    assert_eq!(receiver.wait("/x", 4).await[3].json()["n"], 2, "the old generation goes on");
+    assert_eq!(calls().await, 4.0, "a rehearsal is in no metric");
+    assert_eq!(sidehook.metric("sidehook_rule_errors_total", &["rule=\"x\""]).await, 0.0);
+    let told = sidehook.log().into_iter().find(|line| line.contains("rule failed") || line.contains("seen"));
+    assert_eq!(told, None, "a rehearsal logs nothing");
+
+    // What renders is taken, and a webhook that is new has nothing to keep up with.
+    let (_, before) = sidehook.generation().await;
+    sidehook.write("rules/x.rhai", &rule("payload.n = event.metadata.n + 100;"));
+    sidehook.write("webhooks/bad.yaml", &webhook("bad"));
+    let answer = sidehook.admin_post("/api/v1/reload", "").await.json();
+    assert_ne!(answer["result"], "rejected", "{answer}");
+    sidehook.await_generation(before + 1).await;
+    // What failed before may go on failing.
+    sidehook.write("rules/bad.rhai", &rule("throw `still`;"));
+    let answer = sidehook.admin_post("/api/v1/reload", "").await.json();
+    assert_ne!(answer["result"], "rejected", "{answer}");
+}
+
+/// The directories of a link and of where it leads in the end are watched; of a link in between only the poll knows.
+#[tokio::test]
+async fn a_change_that_no_watch_sees_is_found_by_the_poll() {
+    let receiver = Receiver::start().await;
+    let mut sidehook = Sidehook::builder().webhook("other", &yaml_to(&receiver, "/other")).prepare();
+    for (dir, path) in [("one", "/one"), ("two", "/two"), ("between", "")] {
+        std::fs::create_dir(sidehook.path(dir)).unwrap();
+        if !path.is_empty() {
+            std::fs::write(sidehook.path(dir).join("x.yaml"), yaml_to(&receiver, path)).unwrap();
+        }
+    }
+    let between = sidehook.path("between");
+    std::os::unix::fs::symlink(sidehook.path("one/x.yaml"), between.join("x.yaml")).unwrap();
+    std::os::unix::fs::symlink(between.join("x.yaml"), sidehook.config.join("webhooks/x.yaml")).unwrap();
+    sidehook.start().await;
+    sidehook.send(&event("e1", "a.b", "c")).await;
+    receiver.wait("/one", 1).await;
+    std::os::unix::fs::symlink(sidehook.path("two/x.yaml"), between.join("next")).unwrap();
+    std::fs::rename(between.join("next"), between.join("x.yaml")).unwrap();
+    sidehook.await_generation(2).await;
+    sidehook.send(&event("e2", "a.b", "c")).await;
+    receiver.wait("/two", 1).await;
+    assert_eq!(receiver.requests("/one").len(), 1);
+}
+
+fn yaml_to(receiver: &Receiver, path: &str) -> String {
+    receiver.webhook(path, "events: [\"*\"]")
+}
+
+#[tokio::test]
+async fn a_file_that_is_mounted_by_itself_is_warned_of() {
+    let receiver = Receiver::start().await;
+    // As Kubernetes does for `subPath`, in a mount namespace of its own.
+    let mount =
+        "for config; do :; done; mount --bind \"$config/mounted.yaml\" \"$config/webhooks/x.yaml\" && exec \"$@\"";
+    let sidehook = Sidehook::builder()
+        .webhook("x", "")
+        .file("mounted.yaml", &yaml_to(&receiver, "/x"))
+        .wrapper(&["unshare", "--map-root-user", "--mount", "sh", "-c", mount, "sh"])
+        .start()
+        .await;
+    let warning = sidehook.logged("mounted as a single file (subPath)").await;
+    assert!(warning.contains("webhooks/x.yaml") && warning.contains("mount its directory instead"), "{warning}");
+    sidehook.send(&event("e", "a.b", "c")).await;
+    receiver.wait("/x", 1).await;
+}

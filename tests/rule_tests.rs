@@ -1,5 +1,7 @@
 //! `sidehook test` and the reload gate, with the real binary.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -7,6 +9,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::support::cli::{self, cli};
+use crate::support::signature::SECRET;
 use crate::support::{PATIENCE, Receiver, Sidehook};
 
 const RULE: &str = "fn accept(event) { event.metadata.region == \"eu\" }\nfn transform(event, payload) { payload.turns = event.conversation.messages.len(); payload }\nfn headers(event, payload) { #{ \"X-Region\": event.metadata.region } }\n";
@@ -72,7 +75,7 @@ async fn good_tests_pass() {
     assert!(test(&dir, &[]).await.expect(0).stdout.contains("no tests"));
 }
 
-const BAD: &str = "# a comment that stays\n- name: one\n  event: {type: a.b, metadata: {region: eu}}\n  expect:\n    # gone with what it is about\n    contains:\n      turns: 3\n\n# the second\n- name: two\n  event: {type: a.b, metadata: {region: us}}\n  expect: {payload: {}}   \n- {name: three, event: {type: a.b, metadata: {region: eu}}, expect: {headers: {X-Region: us}}}  # stays\n- name: four\n  event: {type: a.b, metadata: {region: eu}}\n  expect: {contains: {turns: 0}}\n- name: five\n  expect: {payload: []}\n  event: {type: a.b, id: 5, metadata: {region: eu}}\n";
+const BAD: &str = "# a comment that stays\n- name: one\n  event: {type: a.b, metadata: {region: eu}}\n  expect:\n    # stays above what it is about\n    contains:   # so does this\n      # why three\n      turns: 3 # said who?\n\n# the second\n- name: two\n  event: {type: a.b, metadata: {region: us}}\n  expect: {payload: {}}   \n- {name: three, event: {type: a.b, metadata: {region: eu}}, expect: {headers: {X-Region: us}}}  # stays\n- name: four\n  event: {type: a.b, metadata: {region: eu}}\n  expect: {contains: {turns: 0}}\n- name: five\n  expect: {payload: []}\n  event: {type: a.b, id: 5, metadata: {region: eu}}\n";
 
 #[tokio::test]
 async fn a_failing_case_shows_its_event_the_difference_and_its_place() {
@@ -96,7 +99,7 @@ async fn a_failing_case_shows_its_event_the_difference_and_its_place() {
         (&two["file"], &two["line"], &two["name"], &two["passed"], &two["expected"], &two["got"]),
         (
             &json!("scripts/x.test.yaml"),
-            &json!(10),
+            &json!(11),
             &json!("two"),
             &json!(false),
             &json!({"payload": {}}),
@@ -113,7 +116,7 @@ async fn update_rewrites_what_fails_and_nothing_else() {
     let text = std::fs::read_to_string(dir.path().join("scripts/x.test.yaml")).unwrap();
     assert_eq!(
         text,
-        "# a comment that stays\n- name: one\n  event: {type: a.b, metadata: {region: eu}}\n  expect:\n    contains:\n      turns: 0\n\n# the second\n- name: two\n  event: {type: a.b, metadata: {region: us}}\n  expect:\n    skipped: true\n- {name: three, event: {type: a.b, metadata: {region: eu}}, expect: {\"headers\":{\"X-Region\":\"eu\"}}}  # stays\n- name: four\n  event: {type: a.b, metadata: {region: eu}}\n  expect: {contains: {turns: 0}}\n- name: five\n  expect:\n    payload:\n      event: a.b\n      data:\n        assistant: {}\n        conversation:\n          messages: []\n        analysis: {}\n      turns: 0\n  event: {type: a.b, id: 5, metadata: {region: eu}}\n"
+        "# a comment that stays\n- name: one\n  event: {type: a.b, metadata: {region: eu}}\n  expect:\n    # stays above what it is about\n    contains:   # so does this\n      # why three\n      turns: 0 # said who?\n\n# the second\n- name: two\n  event: {type: a.b, metadata: {region: us}}\n  expect:\n    skipped: true\n- {name: three, event: {type: a.b, metadata: {region: eu}}, expect: {\"headers\":{\"X-Region\":\"eu\"}}}  # stays\n- name: four\n  event: {type: a.b, metadata: {region: eu}}\n  expect: {contains: {turns: 0}}\n- name: five\n  expect:\n    payload:\n      event: a.b\n      data:\n        assistant: {}\n        conversation:\n          messages: []\n        analysis: {}\n      turns: 0\n  event: {type: a.b, id: 5, metadata: {region: eu}}\n"
     );
     test(&dir, &[]).await.expect(0);
 }
@@ -233,13 +236,24 @@ async fn preview_shows_the_difference_that_a_rule_makes_and_where_it_fails() {
         cli(&args).await.expect(code)
     };
     let shown = preview(r#"{"type": "a.b", "id": "e1", "metadata": {"region": "eu"}}"#, &[], 0).await.stdout;
-    let difference = "payload (- as params made it, + as the rule left it):\n  {\n-   \"kind\": \"a.b\"\n+   \"kind\": \"a.b\",\n+   \"turns\": 0\n  }\n";
+    let difference = "the rule changed it (- as params made it, + as the rule left it):\n  {\n-   \"kind\": \"a.b\"\n+   \"kind\": \"a.b\",\n+   \"turns\": 0\n  }\n";
     for part in ["event e1 (a.b)\n", "accepted: ", "x-region: eu", difference, " operations, "] {
         assert!(shown.to_lowercase().contains(&part.to_lowercase()), "{part:?} is not in {shown}");
     }
     assert!(!shown.contains('\u{1b}'), "colours are for terminals");
+    let digits = r#"{"type": "a.b", "metadata": {"region": "eu"}, "argument": {"big": 12345678901234567890.10}}"#;
+    for more in [&[][..], &["--json"]] {
+        let shown = preview(digits, more, 0).await.stdout;
+        assert!(shown.contains("12345678901234567890.10"), "{shown}");
+        assert!(!shown.contains("1.2345678901234567e+19"), "{shown}");
+    }
     let filtered = preview(r#"{"type": "a.b", "metadata": {"region": "us"}}"#, &[], 0).await.stdout;
     assert!(filtered.contains("filtered: accept returned false"), "{filtered}");
+    // A large payload is shown once; of it the difference repeats only what surrounds a change.
+    let messages: Vec<_> = (0..9).map(|n| json!({"role": "user", "message": format!("turn {n}")})).collect();
+    let event = json!({"type": "a.b", "metadata": {"region": "eu"}, "conversation": {"id": "c", "messages": messages}});
+    let shown = preview(&event.to_string(), &[], 0).await.stdout;
+    assert!(shown.contains("\"turns\": 9") && shown.matches("a.b\"").count() <= 3, "{shown}");
 
     std::fs::write(
         dir.path().join("scripts/x.rhai"),
@@ -259,4 +273,54 @@ async fn preview_shows_the_difference_that_a_rule_makes_and_where_it_fails() {
         "{failed}"
     );
     assert!(error["excerpt"].as_str().is_some_and(|e| e.contains('^')), "{failed}");
+}
+
+#[tokio::test]
+async fn each_ready_rule_is_used_by_an_example_that_runs() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let example = root.join("examples/ready-rules");
+    let names = |dir: &Path, suffix: &str| -> BTreeSet<String> {
+        let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        entries.filter(|name| name.ends_with(suffix)).collect()
+    };
+    let run = async |args: &[&str], code: i32| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_sidehook"));
+        command.args(args).current_dir(&example).kill_on_drop(true).env("PSEUDONYM_KEY", "k");
+        for secret in ["RESEARCH_SECRET", "WAREHOUSE_SECRET", "PARTNER_SECRET"] {
+            command.env(secret, SECRET);
+        }
+        let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("in time").unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {out}{err}");
+        out.into_owned()
+    };
+    run(&["check"], 0).await;
+    assert!(run(&["test"], 0).await.ends_with("9 passed\n"));
+    let mut used = BTreeSet::new();
+    for (webhook, part) in [
+        ("slack", json!({"text": ":white_check_mark: Conversation completed: Refund for [email]"})),
+        ("discord", json!({"embeds": [{"title": "Conversation completed"}]})),
+        ("crm-note", json!({"properties": {"hs_timestamp": 1_767_440_290_000_i64}})),
+        ("transcripts", json!({"messages": [{"message": "I am [email] and want my money back"}]})),
+        ("warehouse", json!({"messages": 2, "result": "Refund for jane@example.com"})),
+        ("thin", json!({"id": "evt_ready", "conversation": "2216964057603244032"})),
+    ] {
+        let shown = run(&["preview", "--webhook", webhook, "--event", "event.json", "--json"], 0).await;
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(shown["accepted"], true, "{webhook}: {shown}");
+        assert!(holds(&shown["deliveries"][0]["payload"], &part), "{webhook}: {shown}");
+        let text = std::fs::read_to_string(example.join(format!("webhooks/{webhook}.yaml"))).unwrap();
+        used.extend(text.lines().filter_map(|line| Some(line.strip_prefix("rule: ")?.to_owned())));
+    }
+    assert_eq!(used, names(&root.join("rules"), ".rhai"), "each ready rule");
+    assert_eq!(names(&example.join("webhooks"), ".yaml").len(), used.len(), "each webhook was tried");
+}
+
+/// Whether a value has everything that another one says; of arrays the first elements.
+fn holds(value: &serde_json::Value, part: &serde_json::Value) -> bool {
+    match part {
+        serde_json::Value::Object(part) => part.iter().all(|(key, part)| holds(&value[key], part)),
+        serde_json::Value::Array(part) => part.iter().enumerate().all(|(i, part)| holds(&value[i], part)),
+        _ => value == part,
+    }
 }

@@ -1,9 +1,11 @@
 //! Rules as a user writes them: accept, transform, headers, when, and what follows from a failure.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use crate::support::events::{conversation, event};
-use crate::support::{Receiver, Sidehook};
+use crate::support::{Connection, Receiver, Sidehook, eventually};
 
 async fn started(rest: &str, rule: &str) -> (Receiver, Sidehook) {
     let receiver = Receiver::start().await;
@@ -192,4 +194,78 @@ async fn rules_import_from_their_folder_and_the_same_event_gives_the_same_output
     assert_ne!(one["uuid"], one["again"]);
     assert!(one["mask"].as_str().is_some_and(|m| m.ends_with("1111") && !m.contains('4')), "{one}");
     assert_eq!(one["hash"], "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+}
+
+/// Events of the load, and the conversations they belong to.
+const EVENTS: u32 = 400;
+const CONVERSATIONS: u32 = 8;
+
+/// Sends the load over as many connections as there are conversations, while the webhooks named are configured; gives
+/// the bodies that `/good` received by conversation, in order, and the ledger.
+async fn loaded(with_bad: bool) -> (BTreeMap<u64, Vec<bytes::Bytes>>, Value) {
+    let receiver = Receiver::start().await;
+    let good = receiver.webhook("/good", "events: [\"*\"]\nrule: good.rhai");
+    let bad = receiver.webhook("/bad", "events: [\"*\"]\nrule: bad.rhai\nbreaker: {open_for: 1s}");
+    let mut builder = Sidehook::builder()
+        .webhook("good", &good)
+        .rule("good.rhai", "fn transform(event, payload) { #{ c: event.metadata.c, n: event.metadata.n, turns: event.conversation.messages.len() } }")
+        .rule(
+            "bad.rhai",
+            "fn transform(event, payload) {\n    switch event.metadata.n % 4 {\n        0 => throw `no ${event.id}`,\n        1 => { loop {} }\n        2 => 1,\n        _ => event.metadata.n.nothing\n    }\n}",
+        );
+    if with_bad {
+        builder = builder.webhook("bad", &bad);
+    }
+    let sidehook = builder.start().await;
+    let mut senders = tokio::task::JoinSet::new();
+    for c in 0..CONVERSATIONS {
+        let ingest = sidehook.ingest.clone();
+        senders.spawn(async move {
+            let mut connection = Connection::tcp(&ingest).await.unwrap();
+            for n in 0..EVENTS / CONVERSATIONS {
+                let mut event = conversation(&format!("e-{c}-{n}"), &format!("c-{c}"));
+                event["metadata"] = json!({"c": c, "n": n});
+                let headers = [("content-type", "application/json")];
+                connection.send("POST", "/v1/events", &headers, event.to_string()).await.unwrap().expect(202);
+            }
+        });
+    }
+    senders.join_all().await;
+    let mut bodies: BTreeMap<u64, Vec<bytes::Bytes>> = BTreeMap::new();
+    for request in receiver.wait("/good", EVENTS as usize).await {
+        bodies.entry(request.json()["c"].as_u64().unwrap()).or_default().push(request.body);
+    }
+    let ledger = eventually("all is settled", async || {
+        let ledger = sidehook.get("/api/v1/ledger").await.expect(200).json();
+        let open = ledger["webhooks"].as_array().unwrap().iter().any(|row| row["pending"] != 0);
+        if open { Err(ledger.to_string()) } else { Ok(ledger) }
+    })
+    .await;
+    assert_eq!(receiver.requests("/good").len(), EVENTS as usize, "nothing comes twice");
+    assert!(receiver.requests("/bad").is_empty());
+    (bodies, ledger)
+}
+
+fn row<'a>(ledger: &'a Value, webhook: &str) -> &'a Value {
+    ledger["webhooks"].as_array().unwrap().iter().find(|row| row["webhook"] == webhook).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_that_fails_under_load_changes_nothing_for_other_webhooks() {
+    let (alone, ledger_alone) = loaded(false).await;
+    let (beside, ledger) = loaded(true).await;
+    assert_eq!(alone, beside, "payloads and their order");
+    assert_eq!(alone.len(), CONVERSATIONS as usize);
+    for (conversation, bodies) in &alone {
+        let numbers: Vec<Value> =
+            bodies.iter().map(|b| serde_json::from_slice::<Value>(b).unwrap()["n"].clone()).collect();
+        let wanted: Vec<Value> = (0..EVENTS / CONVERSATIONS).map(Value::from).collect();
+        assert_eq!(numbers, wanted, "conversation {conversation}");
+    }
+    assert_eq!(row(&ledger, "good"), row(&ledger_alone, "good"));
+    assert_eq!(
+        (&row(&ledger, "good")["delivered"], &row(&ledger, "bad")["matched"], &row(&ledger, "bad")["rule_failed"]),
+        (&json!(EVENTS), &json!(EVENTS), &json!(EVENTS))
+    );
+    assert_eq!((&row(&ledger, "bad")["dead"], &ledger["balanced"]), (&json!(EVENTS), &json!(true)), "{ledger}");
 }

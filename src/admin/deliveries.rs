@@ -7,9 +7,9 @@ use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use serde_json::json;
 
-use super::Admin;
 use super::problem::{bad_request, failed, not_found, problem};
-use crate::outbox::{Filter, OutboxError, Retried};
+use super::{Admin, replay};
+use crate::outbox::{CommitError, Filter, OutboxError, Retried};
 
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 1000;
@@ -53,11 +53,11 @@ pub(super) async fn show(State(admin): State<Admin>, Path(id): Path<String>) -> 
 
 pub(super) async fn retry(State(admin): State<Admin>, Path(id): Path<String>) -> Response {
     let conflict = |detail: &str| problem(StatusCode::CONFLICT, "cannot be retried", detail);
-    match admin.outbox.retry(&id).await {
+    match replay::retry(&admin, &id).await {
         Ok(Retried::Yes) => Json(json!({"retried": 1})).into_response(),
         Ok(Retried::Unknown) => not_found(&format!("there is no delivery {id:?}")),
         Ok(Retried::Held) => conflict("it is held; it goes out when its webhook resumes"),
-        Ok(Retried::NoPayload(reason)) => conflict(&format!("its payload is gone: {reason}")),
+        Ok(Retried::NoPayload(reason)) => conflict(&format!("it cannot be sent: {reason}")),
         Err(error) => failed(&error),
     }
 }
@@ -76,7 +76,11 @@ pub(super) async fn retry_where(State(admin): State<Admin>, body: Bytes) -> Resp
             }
         }
     }
-    match admin.outbox.retry_where(&filter).await {
+    let retried = async {
+        let with_payload = admin.outbox.retry_where(&filter).await?;
+        Ok::<_, CommitError>(with_payload + replay::retry_where(&admin, &filter).await?)
+    };
+    match retried.await {
         Ok(retried) => Json(json!({"retried": retried})).into_response(),
         Err(error) => failed(&error),
     }

@@ -2,12 +2,17 @@
 
 use crate::clock::Timestamp;
 use crate::outbox::Gauges;
+use crate::telemetry;
 
-/// Sets them.
-pub(super) fn publish(gauges: &Gauges, now: Timestamp) {
+/// Sets them. A webhook that is gone has series only while something of it is left to tell of.
+pub(super) fn publish(gauges: &Gauges, now: Timestamp, in_force: impl Fn(&str) -> bool) {
     metrics::gauge!("sidehook_outbox_bytes").set(float(gauges.bytes));
     metrics::gauge!("sidehook_conversations_open").set(float(gauges.conversations_open));
     for row in &gauges.ledger.webhooks {
+        if !in_force(&row.webhook) && row.pending + row.held + row.dead == 0 {
+            telemetry::metrics().retain("webhook", |name| name != row.webhook);
+            continue;
+        }
         for (state, count) in
             [("pending", row.pending), ("delivered", row.delivered), ("dead", row.dead), ("held", row.held)]
         {

@@ -5,7 +5,9 @@ mod deliveries;
 mod gauges;
 mod guard;
 mod problem;
+mod replay;
 mod status;
+mod webhooks;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -21,14 +23,12 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config::Generation;
 use crate::config::model::Listen;
+use crate::dispatch;
+use crate::ingest::Ingest;
+use crate::limits;
 use crate::net::{self, ListenError, ServeOptions};
 use crate::outbox::{Health, Outbox};
 use crate::reload::ReloadHandle;
-
-/// Largest body that the API reads.
-const BODY_BYTES: usize = 1024 * 1024;
-/// Connections at once.
-const CONNECTIONS: usize = 64;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -39,6 +39,10 @@ pub struct Parts {
     pub generations: watch::Receiver<Arc<Generation>>,
     /// Asks for reloads.
     pub reload: ReloadHandle,
+    /// What is under way, and what starts nothing.
+    pub dispatch: dispatch::Handle,
+    /// Where test events go in.
+    pub ingest: Arc<Ingest>,
     /// Set by whoever starts and ends the process.
     pub ready: Arc<AtomicBool>,
     /// Where the sources listen, by name, once they do.
@@ -83,19 +87,27 @@ impl Admin {
             .route("/api/v1/status", get(status::status))
             .route("/api/v1/reload", post(status::reload))
             .route("/api/v1/ledger", get(status::ledger))
+            .route("/api/v1/webhooks", get(webhooks::list))
+            .route("/api/v1/webhooks/{name}", get(webhooks::show))
+            .route("/api/v1/webhooks/{name}/pause", post(webhooks::pause))
+            .route("/api/v1/webhooks/{name}/resume", post(webhooks::resume))
+            .route("/api/v1/webhooks/{name}/test", post(webhooks::test))
+            .route("/api/v1/replay", post(replay::replay))
             .route("/api/v1/deliveries", get(deliveries::list))
             .route("/api/v1/deliveries/retry", post(deliveries::retry_where))
             .route("/api/v1/deliveries/{id}", get(deliveries::show))
             .route("/api/v1/deliveries/{id}/retry", post(deliveries::retry))
             .fallback(async |uri: http::Uri| problem::not_found(&format!("there is nothing at {:?}", uri.path())))
-            .layer(DefaultBodyLimit::max(BODY_BYTES))
+            .layer(DefaultBodyLimit::max(limits::ADMIN_BODY_BYTES))
             .layer(axum::middleware::from_fn_with_state(self.clone(), guard::check));
-        Router::new()
+        let all = Router::new()
             .route("/live", get(status::live))
             .route("/ready", get(status::ready))
             .route("/metrics", get(status::metrics))
             .merge(api)
-            .with_state(self)
+            .with_state(self);
+        // Around all of it: a router names the allowed methods only once its own layers are done.
+        Router::new().fallback_service(all).layer(axum::middleware::map_response(problem::of_wrong_method))
     }
 
     /// Binds and serves on a thread of its own until `stop` is cancelled. Answers where it listens.
@@ -115,7 +127,7 @@ impl Admin {
             };
             let _ = bound.send(Ok(listener.local().clone()));
             let service = TowerToHyperService::new(self.router());
-            let options = ServeOptions { max_connections: CONNECTIONS, ..ServeOptions::default() };
+            let options = ServeOptions { max_connections: limits::ADMIN_CONNECTIONS, ..ServeOptions::default() };
             net::serve(listener, service, stop, options).await;
         };
         let thread =

@@ -14,6 +14,20 @@ pub(super) fn problem(status: StatusCode, title: &str, detail: &str) -> Response
     (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
 }
 
+/// Gives the bare answer to a wrong method its document; every other answer passes as it is.
+pub(super) async fn of_wrong_method(response: Response) -> Response {
+    if response.status() != StatusCode::METHOD_NOT_ALLOWED {
+        return response;
+    }
+    let allow = response.headers().get(header::ALLOW).cloned();
+    let methods = allow.as_ref().and_then(|v| v.to_str().ok()).unwrap_or_default().replace(',', ", ");
+    let mut told = problem(StatusCode::METHOD_NOT_ALLOWED, "wrong method", &format!("use {methods}"));
+    if let Some(allow) = allow {
+        told.headers_mut().insert(header::ALLOW, allow);
+    }
+    told
+}
+
 pub(super) fn bad_request(detail: &str) -> Response {
     problem(StatusCode::BAD_REQUEST, "bad request", detail)
 }

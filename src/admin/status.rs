@@ -7,7 +7,7 @@ use http::{StatusCode, header};
 use serde_json::{Value, json};
 
 use super::problem::failed;
-use super::{Admin, gauges};
+use super::{Admin, gauges, webhooks};
 use crate::config::Generation;
 use crate::config::model::Source;
 use crate::outbox::Health;
@@ -26,14 +26,22 @@ pub(super) async fn ready(State(admin): State<Admin>) -> Response {
 
 pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
     match admin.outbox.gauges().await {
-        Ok(gauges) => gauges::publish(&gauges, admin.clock.now()),
+        Ok(gauges) => {
+            let current = admin.generations.borrow().clone();
+            gauges::publish(&gauges, admin.clock.now(), |webhook| current.webhooks.contains_key(webhook));
+        }
         Err(error) => tracing::warn!(%error, "the outbox's figures could not be read for a scrape"),
     }
     let text = telemetry::metrics().render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
-pub(super) async fn status(State(admin): State<Admin>) -> Json<Value> {
+pub(super) async fn status(State(admin): State<Admin>) -> Response {
+    let webhooks = match webhooks::views(&admin).await {
+        Ok(found) => found,
+        Err(error) => return failed(&error),
+    };
+    let webhooks: Vec<Value> = webhooks.iter().map(|(_, whole)| in_short(whole)).collect();
     let current = admin.generations.borrow().clone();
     let generation: &Generation = &current;
     let health = admin.outbox.health().borrow().clone();
@@ -47,11 +55,6 @@ pub(super) async fn status(State(admin): State<Admin>) -> Json<Value> {
             };
             json!({"name": name, "type": "http", "listen": listen.to_string(), "namespace": namespace})
         })
-        .collect();
-    let webhooks: Vec<Value> = generation
-        .webhooks
-        .values()
-        .map(|w| json!({"name": &*w.name, "enabled": w.enabled, "events": w.events.as_written()}))
         .collect();
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -75,6 +78,13 @@ pub(super) async fn status(State(admin): State<Admin>) -> Json<Value> {
             },
         },
     }))
+    .into_response()
+}
+
+/// What the status tells of a webhook; `/api/v1/webhooks` tells more.
+fn in_short(webhook: &Value) -> Value {
+    let keys = ["name", "enabled", "events", "state", "reason", "breaker", "counts"];
+    keys.iter().map(|key| ((*key).to_owned(), webhook[*key].clone())).collect::<serde_json::Map<_, _>>().into()
 }
 
 pub(super) async fn reload(State(admin): State<Admin>) -> Response {

@@ -5,11 +5,9 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::{exit, print};
 use crate::clock::Clock;
 use crate::config::{self, Generation, Report};
-
-const OK: u8 = 0;
-const CONFIG_INVALID: u8 = 64;
 
 /// Arguments of `check`.
 #[derive(Debug, Clone, clap::Args)]
@@ -25,8 +23,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-#[expect(clippy::needless_pass_by_value, reason = "every command takes its arguments whole")]
-pub fn run(args: Args, config: &Path) -> anyhow::Result<u8> {
+pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
     let env = |name: &str| std::env::var(name).ok();
     let result = config::load_all(config, &env, &Clock::System).result;
     let failed = match &result {
@@ -46,7 +43,7 @@ pub fn run(args: Args, config: &Path) -> anyhow::Result<u8> {
             Err(report) => print_report(report),
         }
     }
-    Ok(if failed { CONFIG_INVALID } else { OK })
+    Ok(if failed { exit::CONFIG } else { exit::OK })
 }
 
 /// Prints a report to standard error, in colour where that is a terminal.
@@ -57,12 +54,6 @@ pub fn print_report(report: &Report) {
 fn print_error(text: &str) {
     // Nowhere left to report to when standard error is closed.
     let _ = io::stderr().lock().write_all(text.as_bytes());
-}
-
-fn print(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
 }
 
 fn describe(generation: &Generation) -> String {

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use clap::Subcommand;
 
-use super::{exit, load, outbox_path, print, runtime};
-use crate::clock::Clock;
+use super::{address, exit, print, reach, read_outbox, runtime};
 use crate::net::local;
 use crate::outbox::{DeliveryView, Filter, Outbox};
+use crate::secret::Secret;
 
 /// Arguments of `sidehook deliveries`.
 #[derive(clap::Args)]
@@ -52,14 +52,20 @@ enum Command {
     },
     /// Makes a delivery due now, or all dead ones that match; asks the running sidehook's admin API.
     #[command(
-        after_help = "Examples:\n  sidehook deliveries retry msg_01HZX2\n  sidehook deliveries retry --webhook crm --state dead"
+        after_help = "Examples:\n  sidehook deliveries retry msg_01HZX2\n  sidehook deliveries retry --webhook crm --state dead\n  sidehook deliveries retry --admin http://127.0.0.1:7071 --webhook crm"
     )]
     Retry {
-        /// The webhook-id.
-        #[arg(conflicts_with_all = ["webhook", "state", "event", "conversation", "since", "until"], required_unless_present_any = ["webhook", "state", "event", "conversation", "since", "until"])]
+        /// The webhook-id; or leave it out and name a filter.
+        #[arg(conflicts_with_all = ["webhook", "state", "event", "conversation", "since", "until"])]
         id: Option<String>,
         #[command(flatten)]
         filter: Filters,
+        /// The admin API, `http://HOST:PORT` or `unix:/path`; by default `admin.listen` of the configuration.
+        #[arg(long, value_name = "URL")]
+        admin: Option<String>,
+        /// Its bearer token, with --admin or in place of the configured one.
+        #[arg(long, env = "SIDEHOOK_ADMIN_TOKEN", hide_env_values = true)]
+        token: Option<String>,
         /// Prints JSON.
         #[arg(long)]
         json: bool,
@@ -126,30 +132,40 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
     runtime()?.block_on(async {
         match &args.command {
             Command::List { filter, limit, json, outbox } => {
-                let path = match outbox_path(outbox.as_deref(), config) {
-                    Ok(path) => path,
+                let outbox = match read_outbox(outbox.as_deref(), config)? {
+                    Ok(outbox) => outbox,
                     Err(code) => return Ok(code),
                 };
-                let outbox = Outbox::open_read_only(&path, Clock::System)?;
                 let filter = filter.compile().unwrap_or_default();
                 list(&outbox, &filter, limit.unwrap_or(usize::MAX), *json).await
             }
             Command::Show { id, json, outbox } => {
-                let path = match outbox_path(outbox.as_deref(), config) {
-                    Ok(path) => path,
+                let outbox = match read_outbox(outbox.as_deref(), config)? {
+                    Ok(outbox) => outbox,
                     Err(code) => return Ok(code),
                 };
-                let outbox = Outbox::open_read_only(&path, Clock::System)?;
                 let Some(delivery) = outbox.get(id).await? else { bail!("there is no delivery {id:?}") };
                 print(&if *json { format!("{}\n", serde_json::to_string(&delivery)?) } else { shown(&delivery) })?;
                 Ok(exit::OK)
             }
-            Command::Retry { id, filter, json } => {
-                let generation = match load(config) {
-                    Ok(generation) => generation,
-                    Err(code) => return Ok(code),
+            Command::Retry { id, filter, admin, token, json } => {
+                if id.is_none() && filter.fields().next().is_none() {
+                    eprintln!(
+                        "sidehook: say what to retry: an ID, such as `sidehook deliveries retry msg_01HZX2`, or a \
+                         filter, such as `--webhook crm --state dead` (`sidehook deliveries list` shows what there is)"
+                    );
+                    return Ok(exit::USAGE);
+                }
+                let given = token.as_deref().map(Secret::new);
+                let (listen, token) = match admin {
+                    Some(url) => (address("--admin", url)?.0, given),
+                    None => {
+                        match reach(config, |reach| reach.admin, "name the admin API with --admin http://HOST:PORT") {
+                            Ok((listen, token)) => (listen, given.or(token)),
+                            Err(code) => return Ok(code),
+                        }
+                    }
                 };
-                let settings = &generation.settings;
                 let (path, body) = if let Some(id) = id {
                     let id = percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC);
                     (format!("/api/v1/deliveries/{id}/retry"), String::new())
@@ -158,8 +174,7 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
                         filter.fields().map(|(k, v)| (k.to_owned(), serde_json::Value::from(v))).collect();
                     ("/api/v1/deliveries/retry".to_owned(), serde_json::Value::from(fields).to_string())
                 };
-                let answer =
-                    local::post(&settings.admin.listen, &path, settings.admin.token.as_ref(), body.into()).await?;
+                let answer = local::post(&listen, &path, token.as_ref(), body.into()).await?;
                 let text = String::from_utf8_lossy(&answer.body);
                 let parsed: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
                 if !answer.status.is_success() {
@@ -168,7 +183,8 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
                 if *json {
                     print(&format!("{text}\n"))?;
                 } else {
-                    print(&format!("{} to be sent again\n", parsed["retried"]))?;
+                    let none = if parsed["retried"] == 0 { " (nothing matches that may be sent again)" } else { "" };
+                    print(&format!("{} to be sent again{none}\n", parsed["retried"]))?;
                 }
                 Ok(exit::OK)
             }

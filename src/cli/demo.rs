@@ -68,7 +68,7 @@ pub fn run(args: &Args) -> anyhow::Result<u8> {
                     let _ = print(&shown(&webhook));
                 }
             });
-            return run::serve(app).await;
+            return run::serve(app, run::Signals::catch()?).await;
         }
         let hurry = CancellationToken::new();
         hurry.cancel();

@@ -26,7 +26,7 @@ use crate::sign::VerifyKey;
 )]
 pub struct Args {
     /// Where to listen.
-    #[arg(long, default_value = "127.0.0.1:9000")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9000", value_parser = ip_and_port)]
     addr: SocketAddr,
     /// A key that may have signed: `whsec_…`, `whpk_…` or `whsk_…`; may be given several times. Without one nothing is
     /// verified.
@@ -58,6 +58,10 @@ pub struct Args {
     json: bool,
 }
 
+fn ip_and_port(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write IP:PORT, such as 127.0.0.1:9000 or [::1]:9000".to_owned())
+}
+
 fn status(text: &str) -> Result<StatusCode, String> {
     let status = text.parse::<StatusCode>().map_err(|_| format!("{text:?} is not an HTTP status"))?;
     if status.is_informational() {
@@ -81,8 +85,9 @@ async fn serve(args: Args) -> anyhow::Result<u8> {
     let server = match (self_signed, &cert, &key) {
         (true, _, _) => {
             let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-            if !addr.ip().is_loopback() && !addr.ip().is_unspecified() {
-                names.push(addr.ip().to_string());
+            let own = addr.ip().to_string();
+            if !addr.ip().is_unspecified() && !names.contains(&own) {
+                names.push(own);
             }
             let made = tls::self_signed(&names)?;
             std::fs::write(&ca_file, &made.ca_pem).with_context(|| ca_file.display().to_string())?;

@@ -7,7 +7,9 @@ pub mod deliveries;
 pub mod demo;
 pub mod ledger;
 pub mod listen;
+pub mod outbox;
 pub mod preview;
+pub mod replay;
 pub mod rules;
 pub mod run;
 pub mod schema;
@@ -15,15 +17,20 @@ pub mod secret;
 pub mod send;
 pub mod test;
 pub mod verify;
+pub mod webhooks;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
 
 use crate::clock::Clock;
+use crate::config::model::{Listen, Reach};
 use crate::config::{self, Generation};
+use crate::outbox::Outbox;
+use crate::secret::SecretKey;
 use crate::telemetry::{self, LogFormat};
 
 /// Exit codes.
@@ -72,6 +79,12 @@ enum Command {
     Listen(listen::Args),
     /// Plays a whole conversation through sidehook, with nothing configured.
     Demo(demo::Args),
+    /// Lists, pauses, resumes and tries out webhooks of a running sidehook.
+    Webhooks(webhooks::Args),
+    /// Looks into a store, in use or copied, and checks it.
+    Outbox(outbox::Args),
+    /// Renders kept events again, through today's rules.
+    Replay(replay::Args),
     /// Lists, shows and retries deliveries.
     Deliveries(deliveries::Args),
     /// Prints the ledger and fails when it does not balance.
@@ -92,32 +105,48 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     // The demonstration tells its own story; what sidehook logs beside it is of interest when something is wrong.
     let level = if matches!(cli.command, Command::Run(_)) { "info" } else { "warn" };
-    telemetry::log::init(cli.log_format, level);
+    telemetry::log::init(cli.log_format, level, || Clock::System.now().to_string());
     let config = cli.config.as_path();
     let done = match cli.command {
         Command::Run(args) => run::run(&args, config),
-        Command::Check(args) => check::run(args, config),
+        Command::Check(args) => check::run(&args, config),
         Command::Test(args) => test::run(&args, config),
         Command::Preview(args) => preview::run(&args, config),
         Command::Send(args) => send::run(&args, config),
         Command::Listen(args) => listen::run(args),
         Command::Demo(args) => demo::run(&args),
+        Command::Webhooks(args) => webhooks::run(&args, config),
+        Command::Outbox(args) => outbox::run(&args, config),
+        Command::Replay(args) => replay::run(&args, config),
         Command::Deliveries(args) => deliveries::run(&args, config),
         Command::Ledger(args) => ledger::run(&args, config),
         Command::Verify(args) => verify::run(args),
         Command::Rules(args) => rules::run(&args),
-        Command::Secret(args) => secret::run(args, config),
-        Command::Schema(args) => schema::run(args, config),
+        Command::Secret(args) => secret::run(&args),
+        Command::Schema(args) => schema::run(&args),
     };
     match done {
         Ok(code) => ExitCode::from(code),
         Err(error) if is_broken_pipe(&error) => ExitCode::from(exit::OK),
         Err(error) => {
             // Nowhere left to report to when standard error is closed.
-            let _ = writeln!(std::io::stderr(), "sidehook: {error:#}");
+            let _ = writeln!(std::io::stderr(), "sidehook: {}", told(&error));
             ExitCode::from(exit::FAILED)
         }
     }
+}
+
+/// An error with its causes on one line, without those that a message before them already quotes.
+fn told(error: &anyhow::Error) -> String {
+    let mut out = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if out.is_empty() {
+            out = cause;
+        } else if !out.contains(&cause) {
+            out = format!("{out}: {cause}");
+        }
+    }
+    out
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -134,13 +163,70 @@ fn load(config: &Path) -> Result<Generation, u8> {
     })
 }
 
-/// Where the outbox to be read is: what `--outbox` names, which works while the configuration is broken, else what the
-/// configuration says.
+/// What a configuration says of how to reach a running sidehook, even where it has problems elsewhere: a reload that was
+/// refused must not take the tools away. `instead` tells what names it without a configuration.
+fn reach<T>(config: &Path, pick: impl FnOnce(Reach) -> Option<T>, instead: &str) -> Result<T, u8> {
+    let env = |name: &str| std::env::var(name).ok();
+    let loaded = config::load_with(config, &env, &Clock::System, config::Tests::Skip);
+    let found = pick(loaded.reach);
+    match (loaded.result, found) {
+        (Ok(_), Some(found)) => Ok(found),
+        (Err(report), Some(found)) => {
+            eprintln!("sidehook: note: {report}, none of them in what is needed here; `sidehook check` tells them");
+            Ok(found)
+        }
+        (Err(report), None) => {
+            check::print_report(&report);
+            eprintln!("sidehook: mend it, or {instead}");
+            Err(exit::CONFIG)
+        }
+        (Ok(_), None) => {
+            eprintln!("sidehook: the configuration does not say it; {instead}");
+            Err(exit::CONFIG)
+        }
+    }
+}
+
+/// Where the outbox to be read is: what `--outbox` names, else what the configuration says.
 fn outbox_path(named: Option<&Path>, config: &Path) -> Result<PathBuf, u8> {
     match named {
         Some(path) => Ok(path.to_owned()),
-        None => load(config).map(|generation| generation.settings.outbox_path),
+        None => configured_outbox(config).map(|(path, _)| path),
     }
+}
+
+fn configured_outbox(config: &Path) -> Result<(PathBuf, Vec<SecretKey>), u8> {
+    reach(config, |reach| reach.outbox, "name the outbox's directory with --outbox DIR")
+}
+
+/// The outbox of [`outbox_path`], opened for reading: what is sealed in it can be read as far as the configuration was, and
+/// gives its keys.
+fn read_outbox(named: Option<&Path>, config: &Path) -> anyhow::Result<Result<Outbox, u8>> {
+    let (path, keys) = match named {
+        Some(path) => (path.to_owned(), Vec::new()),
+        None => match configured_outbox(config) {
+            Ok(found) => found,
+            Err(code) => return Ok(Err(code)),
+        },
+    };
+    Ok(Ok(Outbox::open_read_only(&path, Clock::System)?.with_keys(&keys)?))
+}
+
+/// Where a listener of a sidehook on this host is, with the path of the URL: `http://HOST:PORT/path` or `unix:/path`.
+fn address(option: &str, text: &str) -> anyhow::Result<(Listen, String)> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return Ok((Listen::Unix(PathBuf::from(path.strip_prefix("//").unwrap_or(path))), "/".to_owned()));
+    }
+    let url = match url::Url::parse(text) {
+        Ok(url) if url.scheme() == "http" && url.has_host() => url,
+        Ok(url) if url.scheme() == "https" => {
+            bail!("{option} {text}: a sidehook's own listeners speak plain http; write http://HOST:PORT or unix:/path")
+        }
+        _ => bail!("{option} {text}: write http://HOST:PORT or unix:/path"),
+    };
+    let addresses = url.socket_addrs(|| None).with_context(|| format!("{option} {text}"))?;
+    let first = addresses.into_iter().next().with_context(|| format!("{option} {text}: the host has no address"))?;
+    Ok((Listen::Tcp(first), url.path().to_owned()))
 }
 
 /// A runtime for commands that talk to a running sidehook or its outbox.

@@ -13,8 +13,8 @@ use super::test::Paint;
 use super::{exit, load, print};
 use crate::clock::{Clock, Entropy};
 use crate::config::Webhook;
-use crate::event::{Event, Incoming, Json, Stamp, State};
-use crate::rules::testing::diff;
+use crate::event::{Event, Incoming, Json, Kind, Stamp, State};
+use crate::rules::testing::{diff, value};
 use crate::rules::{FilteredBy, Format, Outcome, Payload, Trace};
 
 /// Arguments of `sidehook preview`.
@@ -44,23 +44,28 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
     };
     let event = read(&args.event)?;
     let mut trace = Trace::default();
-    let outcome = webhook.program.evaluate(&event, Some(&mut trace));
-    let failed = matches!(outcome, Outcome::Failed { .. });
+    // What a webhook has not subscribed to reaches neither its rule nor its params.
+    let subscribed = webhook.events.matches(&event.kind);
+    let outcome = subscribed.then(|| webhook.program.evaluate(&event, Some(&mut trace)));
+    let failed = matches!(outcome, Some(Outcome::Failed { .. }));
     let text = if args.json {
-        format!("{}\n", as_json(webhook, &event, &outcome, &trace))
+        format!("{}\n", as_json(webhook, &event, outcome.as_ref(), &trace))
     } else {
-        let mut out = String::new();
-        if !webhook.events.matches(&event.kind) {
+        let mut out = format!("event {} ({})\n", event.id, event.kind);
+        if !webhook.enabled {
+            out.push_str("note: the webhook has `enabled: false`, so nothing is sent until that is changed\n");
+        }
+        let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        if let Some(outcome) = &outcome {
+            out.push_str(&shown(webhook, outcome, &trace, &Paint { color }));
+        } else {
+            let written = webhook.events.as_written().join(", ");
             let _ = writeln!(
                 out,
-                "note: {:?} is not among this webhook's events, so nothing would be sent; they are {:?}",
+                "not accepted: {} is not among this webhook's events, so nothing would be sent\n  events: [{written}]",
                 event.kind,
-                webhook.events.as_written()
             );
         }
-        let _ = writeln!(out, "event {} ({})", event.id, event.kind);
-        let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        out.push_str(&shown(webhook, &outcome, &trace, &Paint { color }));
         out
     };
     print(&text)?;
@@ -70,10 +75,16 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
 fn read(file: &Path) -> anyhow::Result<Event> {
     let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
     let item = Json::parse(Bytes::from(bytes)).with_context(|| format!("{} is not JSON", file.display()))?;
+    if item.kind() == Kind::Array {
+        bail!("{} holds an array; preview takes a file with one event", file.display());
+    }
     let incoming = match Incoming::read(&item) {
         Ok(incoming) => incoming,
         Err(errors) => {
-            let all: Vec<_> = errors.iter().map(|e| format!("{:?}: {}", e.pointer, e.reason)).collect();
+            let all: Vec<_> = errors
+                .iter()
+                .map(|e| format!("{} {}", if e.pointer.is_empty() { "it" } else { &e.pointer }, e.reason))
+                .collect();
             bail!("{} is not an event: {}", file.display(), all.join("; "));
         }
     };
@@ -91,28 +102,37 @@ fn headers(webhook: &Webhook, payload: &Payload) -> Vec<(String, String)> {
     let id = Entropy::system().id("msg", now);
     let signed = webhook.signer.headers(&id, now.as_secs(), &payload.body);
     let mut headers: Vec<_> = webhook.headers.iter().map(|(name, _)| (name.to_string(), "****".to_owned())).collect();
+    if webhook.auth.is_some() {
+        headers.push(("authorization".to_owned(), "****".to_owned()));
+    }
     headers.extend(payload.headers.iter().cloned());
     headers.extend(signed.iter().map(|(k, v)| (k.to_string(), String::from_utf8_lossy(v.as_bytes()).into_owned())));
     headers
 }
 
-fn as_json(webhook: &Webhook, event: &Event, outcome: &Outcome, trace: &Trace) -> Value {
+fn as_json(webhook: &Webhook, event: &Event, outcome: Option<&Outcome>, trace: &Trace) -> String {
     let (deliveries, error) = match outcome {
-        Outcome::Filtered(_) => (&[][..], None),
-        Outcome::Payloads(payloads) => (&payloads[..], None),
-        Outcome::Failed { error, .. } => (&[][..], Some(error)),
+        None | Some(Outcome::Filtered(_)) => (&[][..], None),
+        Some(Outcome::Payloads(payloads)) => (&payloads[..], None),
+        Some(Outcome::Failed { error, .. }) => (&[][..], Some(error)),
     };
-    let deliveries: Vec<Value> = deliveries
+    let accepted = !deliveries.is_empty();
+    // Written by hand, so that a payload's numbers keep their digits.
+    let deliveries: Vec<String> = deliveries
         .iter()
         .map(|p| {
             let headers: serde_json::Map<_, _> =
                 headers(webhook, p).into_iter().map(|(k, v)| (k, Value::from(v))).collect();
-            json!({"payload": serde_json::from_slice::<Value>(&p.body).unwrap_or_default(), "headers": headers})
+            format!("{{\"payload\":{},\"headers\":{}}}", String::from_utf8_lossy(&p.body), Value::from(headers))
         })
         .collect();
-    json!({
-        "accepted": !deliveries.is_empty(),
-        "deliveries": deliveries,
+    let reason = match outcome {
+        None => Some(format!("{} is not among this webhook's events", event.kind)),
+        Some(Outcome::Filtered(by)) => Some(filtered(*by).to_owned()),
+        Some(Outcome::Payloads(_) | Outcome::Failed { .. }) => None,
+    };
+    let rest = json!({
+        "reason": reason,
         "log": trace.log,
         "operations": trace.operations,
         "micros": trace.micros,
@@ -128,50 +148,72 @@ fn as_json(webhook: &Webhook, event: &Event, outcome: &Outcome, trace: &Trace) -
                 "excerpt": e.excerpt,
             })
         }),
-    })
+    });
+    let rest = rest.to_string();
+    format!("{{\"accepted\":{accepted},\"deliveries\":[{}],{}", deliveries.join(","), &rest[1..])
 }
 
-/// The payload as `params` made it and as the rule left it.
+/// Lines around a change that are shown with it.
+const CONTEXT: usize = 2;
+
+/// What the rule changed in the payload that `params` made; the rest is shown once, in the payload itself.
 fn difference(webhook: &Webhook, trace: &Trace, payload: &Payload, paint: &Paint) -> Option<String> {
     // A CloudEvent wraps the payload, so that every line would differ.
     if webhook.program.rule.is_none() || webhook.program.format != Format::Json {
         return None;
     }
-    let before: Value = serde_json::from_slice(trace.before.as_ref()?).ok()?;
-    let after: Value = serde_json::from_slice(&payload.body).ok()?;
+    let before = value(&Json::parse(trace.before.clone()?).ok()?);
+    let after = value(&Json::parse(payload.body.clone()).ok()?);
     if before == after {
         return Some("the rule left the payload as params made it\n".to_owned());
     }
-    let mut out = String::from("payload (- as params made it, + as the rule left it):\n");
-    for line in diff(&before, &after).lines() {
-        let _ = writeln!(out, "{}", paint.line(line));
+    let mut out = String::from("the rule changed it (- as params made it, + as the rule left it):\n");
+    let all = diff(&before, &after);
+    let lines: Vec<&str> = all.lines().collect();
+    let changed: Vec<usize> = (0..lines.len()).filter(|i| !lines[*i].starts_with(' ')).collect();
+    let near = |i: usize| changed.iter().any(|c| c.abs_diff(i) <= CONTEXT);
+    for (i, line) in lines.iter().enumerate() {
+        if near(i) {
+            let _ = writeln!(out, "{}", paint.line(line));
+        } else if i == 0 || near(i - 1) {
+            out.push_str("  …\n");
+        }
     }
     Some(out)
+}
+
+fn filtered(by: FilteredBy) -> &'static str {
+    match by {
+        FilteredBy::When => "when is false",
+        FilteredBy::Accept => "accept returned false",
+        FilteredBy::Transform => "transform returned nothing",
+    }
 }
 
 fn shown(webhook: &Webhook, outcome: &Outcome, trace: &Trace, paint: &Paint) -> String {
     let mut out = String::new();
     match outcome {
         Outcome::Filtered(by) => {
-            let by = match by {
-                FilteredBy::When => "when is false",
-                FilteredBy::Accept => "accept returned false",
-                FilteredBy::Transform => "transform returned nothing",
-            };
-            let _ = writeln!(out, "filtered: {by}; nothing would be sent");
+            let _ = writeln!(out, "filtered: {}; nothing would be sent", filtered(*by));
         }
         Outcome::Payloads(payloads) => {
             for payload in payloads {
-                let _ = writeln!(out, "accepted: would be sent to {}", webhook.url.host_str().unwrap_or_default());
+                let _ = writeln!(
+                    out,
+                    "accepted: would be sent to {}",
+                    webhook.hide_host(webhook.url.host_str().unwrap_or_default().to_owned())
+                );
                 for (name, value) in headers(webhook, payload) {
                     let _ = writeln!(out, "  {name}: {value}");
                 }
+                // As it would be sent where reading it would round a number.
+                let pretty = Json::parse(payload.body.clone()).map(|json| value(&json)).ok();
+                let raw = String::from_utf8_lossy(&payload.body);
+                let pretty = pretty.map(|v| format!("{v:#}")).filter(|text| !text.contains(" (number)\""));
+                let _ = writeln!(out, "{}", pretty.as_deref().unwrap_or(&raw));
                 if let Some(difference) = difference(webhook, trace, payload, paint) {
                     out.push_str(&difference);
                 }
-                let pretty =
-                    serde_json::from_slice::<Value>(&payload.body).and_then(|v| serde_json::to_string_pretty(&v));
-                let _ = writeln!(out, "{}", pretty.unwrap_or_default());
             }
         }
         Outcome::Failed { error, .. } => {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{check, exit};
@@ -23,7 +23,13 @@ pub fn run(_args: &Args, config: &Path) -> anyhow::Result<u8> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let app = match App::start(config, Clock::System, Entropy::system()).await {
+        // Before anything is served: one that comes right after the word that it is ready must not end it the hard way.
+        let mut signals = Signals::catch()?;
+        let started = tokio::select! {
+            started = App::start(config, Clock::System, Entropy::system()) => started,
+            () = signals.end() => return Ok(exit::OK),
+        };
+        let app = match started {
             Ok(app) => app,
             Err(StartError::Config(report)) => {
                 check::print_report(&report);
@@ -31,19 +37,43 @@ pub fn run(_args: &Args, config: &Path) -> anyhow::Result<u8> {
             }
             Err(error) => return Err(error.into()),
         };
-        serve(app).await
+        serve(app, signals).await
     })
 }
 
+/// The signals that mean something to a running sidehook. From when they are caught on they are kept until asked for.
+pub(super) struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    /// Must be called inside a runtime.
+    pub(super) fn catch() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for SIGTERM or SIGINT.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}
+
 /// Serves until SIGTERM or SIGINT, then drains; SIGHUP reloads.
-pub(super) async fn serve(app: App) -> anyhow::Result<u8> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut hup = signal(SignalKind::hangup())?;
+pub(super) async fn serve(app: App, mut signals: Signals) -> anyhow::Result<u8> {
     loop {
         tokio::select! {
-            _ = term.recv() => break,
-            _ = int.recv() => break,
-            _ = hup.recv() => {
+            _ = signals.term.recv() => break,
+            _ = signals.int.recv() => break,
+            _ = signals.hup.recv() => {
                 let reload = app.reload.clone();
                 tokio::spawn(async move { reload.reload().await });
             }
@@ -52,10 +82,7 @@ pub(super) async fn serve(app: App) -> anyhow::Result<u8> {
     let hurry = CancellationToken::new();
     let second = hurry.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
+        signals.end().await;
         tracing::warn!("second signal: ending at once");
         second.cancel();
     });

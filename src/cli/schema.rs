@@ -1,8 +1,6 @@
 //! `sidehook schema`: prints the JSON Schema that editors complete and check configuration files with.
 
-use std::io::{self, Write};
-use std::path::Path;
-
+use super::{exit, print};
 use crate::config::schema;
 
 /// Arguments of `schema`.
@@ -26,13 +24,11 @@ enum Of {
 }
 
 /// Runs the command.
-#[expect(clippy::needless_pass_by_value, reason = "every command takes its arguments whole")]
-pub fn run(args: Args, _config: &Path) -> anyhow::Result<u8> {
+pub fn run(args: &Args) -> anyhow::Result<u8> {
     let schema = match args.of {
         Of::Sidehook => schema::sidehook(),
         Of::Webhook => schema::webhook(),
     };
-    let mut out = io::stdout().lock();
-    writeln!(out, "{schema:#}")?;
-    Ok(0)
+    print(&format!("{schema:#}\n"))?;
+    Ok(exit::OK)
 }

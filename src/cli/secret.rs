@@ -1,7 +1,6 @@
 //! `sidehook secret`: makes secrets from the operating system's random source. Writes them to standard output only.
 
-use std::io::{self, Write};
-use std::path::Path;
+use std::io::{self, Write as _};
 
 use anyhow::Context as _;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
@@ -10,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::exit;
 use crate::clock::Entropy;
 
 /// Arguments of `secret`.
@@ -53,9 +53,10 @@ struct Made {
 }
 
 /// Runs the command.
-pub fn run(args: Args, _config: &Path) -> anyhow::Result<u8> {
-    let Command::New(new) = args.command;
-    let made = make(&new, &Entropy::system())?;
+pub fn run(args: &Args) -> anyhow::Result<u8> {
+    let Command::New(new) = &args.command;
+    let made = make(new, &Entropy::system())?;
+    // Written as it is: a text made of it would not be wiped.
     let mut out = io::stdout().lock();
     if new.json {
         writeln!(out, "{}", json!({"secret": made.secret.as_str(), "public": made.public}))?;
@@ -65,7 +66,7 @@ pub fn run(args: Args, _config: &Path) -> anyhow::Result<u8> {
             writeln!(out, "{public}")?;
         }
     }
-    Ok(0)
+    Ok(exit::OK)
 }
 
 fn make(new: &New, entropy: &Entropy) -> anyhow::Result<Made> {

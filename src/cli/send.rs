@@ -3,11 +3,10 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use bytes::Bytes;
 
-use super::{exit, load, print, runtime};
-use crate::config::model::{Listen, Source};
+use super::{address, exit, print, reach, runtime};
 use crate::net::local;
 use crate::secret::Secret;
 
@@ -20,10 +19,10 @@ pub struct Args {
     /// Files with one event, an array of events, or one event a line (.ndjson, .jsonl); `-` reads standard input.
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// Where to; by default the first http source of the configuration.
+    /// Where to, `http://HOST:PORT` or `unix:/path`; by default the first http source of the configuration.
     #[arg(long)]
-    url: Option<url::Url>,
-    /// Bearer token, with --url.
+    url: Option<String>,
+    /// Bearer token, with --url or in place of the configured one.
     #[arg(long, env = "SIDEHOOK_SEND_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// Prints each answer as it came.
@@ -33,21 +32,19 @@ pub struct Args {
 
 /// Sends every file; exit 1 when any was refused.
 pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
+    let given = args.token.as_deref().map(Secret::new);
     let (listen, path, token) = match &args.url {
         Some(url) => {
-            let (listen, path) = target(url)?;
-            (listen, path, args.token.as_deref().map(Secret::new))
+            let (listen, path) = address("--url", url)?;
+            let path = if path == "/" { "/v1/events".to_owned() } else { path };
+            (listen, path, given)
         }
-        None => match load(config) {
-            Ok(generation) => {
-                let first = generation.settings.sources.values().next();
-                let Some(Source::Http { listen, token, .. }) = first else {
-                    bail!("the configuration has no http source; name one with --url");
-                };
-                (listen.clone(), "/v1/events".to_owned(), token.clone())
+        None => {
+            match reach(config, |reach| reach.source, "name the source with --url http://HOST:PORT or unix:/path") {
+                Ok((listen, token)) => (listen, "/v1/events".to_owned(), given.or(token)),
+                Err(code) => return Ok(code),
             }
-            Err(code) => return Ok(code),
-        },
+        }
     };
     runtime()?.block_on(async {
         let mut code = exit::OK;
@@ -96,14 +93,4 @@ fn read(file: &Path) -> anyhow::Result<(Bytes, bool)> {
     // Standard input has no name: several JSON texts in a row are lines.
     let lines = named || (file == Path::new("-") && serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_err());
     Ok((Bytes::from(body), lines))
-}
-
-fn target(url: &url::Url) -> anyhow::Result<(Listen, String)> {
-    if url.scheme() != "http" {
-        bail!("--url must be http://: {url} (a sidecar's source is on this host)");
-    }
-    let addr = url.socket_addrs(|| None).with_context(|| url.to_string())?;
-    let addr = addr.into_iter().next().with_context(|| format!("{url} has no address"))?;
-    let path = if url.path() == "/" { "/v1/events".to_owned() } else { url.path().to_owned() };
-    Ok((Listen::Tcp(addr), path))
 }

@@ -4,11 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use super::interpolate;
-use super::mask;
-use super::reader::Reader;
+use super::mask::{self, Doubt};
+use super::reader::{ReadError, Reader};
 use super::report::{Problem, Report};
 use super::shape::Kind;
-use super::yaml::{self, FileId, Node, Span, Style, Value};
+use super::yaml::{self, FileId, Key, Node, Span, Style, Value};
 use crate::limits;
 
 /// A file of the configuration as it was read.
@@ -74,6 +74,7 @@ impl<'a> Decoder<'a> {
     pub fn yaml(&mut self, path: &Path, kind: &Kind) -> Option<(Node, String)> {
         let (id, mut tree, text) = self.plain_yaml(path, limits::CONFIG_FILE_BYTES)?;
         mask::tree(&tree, kind, &mut self.files[id].masks);
+        mask::keys_alone(&tree, &text, &mut self.files[id].masks);
         let env = self.env;
         let mut bad = Vec::new();
         interpolate::tree(&mut tree, env, &mut |node, mistake| {
@@ -89,11 +90,10 @@ impl<'a> Decoder<'a> {
     pub fn plain_yaml(&mut self, path: &Path, max: u64) -> Option<(FileId, Node, String)> {
         let name = self.show(path);
         let text = match self.reader.text(path, max) {
-            Ok(text) => text,
+            // Some editors begin a file with a byte order mark; it is no part of the first key.
+            Ok(text) => text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text),
             Err(error) => {
-                let error = error.to_string();
-                let message = error.strip_prefix("it ").map_or(error.clone(), |rest| format!("the file {rest}"));
-                self.file_problem(name, &message);
+                self.unread_file(path, &error);
                 return None;
             }
         };
@@ -112,6 +112,44 @@ impl<'a> Decoder<'a> {
     /// Records a problem at a place.
     pub fn problem(&mut self, span: Span, message: impl Into<String>, help: Option<String>) {
         self.found.push(Found { span, message: message.into(), help, suspect: false });
+    }
+
+    /// Records that a file or directory of the configuration cannot be read.
+    pub fn unread_file(&mut self, path: &Path, error: &ReadError) {
+        let text = error.to_string();
+        let what = if self.reader.is_dir(path) { "directory" } else { "file" };
+        let message = text.strip_prefix("it ").map_or(text.clone(), |rest| format!("the {what} {rest}"));
+        let help = match error {
+            ReadError::Missing => "a link may lead nowhere: mend or remove it",
+            ReadError::NotAFile => "put a file or a directory of that name there, as the name says",
+            ReadError::TooLarge(_) => "split it, or look whether it is the file that was meant",
+            ReadError::NotText(_) => "save it as UTF-8",
+            ReadError::Io(text) if text.contains("symbolic links") => "its links lead in a circle: mend or remove them",
+            ReadError::Io(_) => "let sidehook's user read it, and all that its links lead to",
+        };
+        self.plain_problem(Problem::of_file(self.show(path), message).with_help(help));
+    }
+
+    /// Whether the YAML of a node's file has a mistake, so that something may be missing from its tree.
+    #[must_use]
+    pub fn is_unsure(&self, node: &Node) -> bool {
+        self.found.iter().any(|found| found.suspect && found.span.file == node.span.file)
+    }
+
+    /// Whether a problem was recorded at a node or inside it.
+    #[must_use]
+    pub fn is_troubled(&self, node: &Node) -> bool {
+        self.is_troubled_beside(node, None)
+    }
+
+    /// The same, but for what is wrong within `except`.
+    pub fn is_troubled_beside(&self, node: &Node, except: Option<&Node>) -> bool {
+        let within = |node: &Node, span: &Span| {
+            let (begin, end) = ((node.span.line, node.span.column), (node.span.end_line, node.span.end_column));
+            let at = (span.line, span.column);
+            span.file == node.span.file && begin <= at && at < end
+        };
+        self.found.iter().any(|found| within(node, &found.span) && !except.is_some_and(|e| within(e, &found.span)))
     }
 
     /// Records a problem of a whole file.
@@ -145,8 +183,8 @@ impl<'a> Decoder<'a> {
         span.column = span.column.clamp(1, text.chars().count() + 1);
         let rest = text.chars().count().saturating_sub(span.column - 1);
         let width = if span.end_line == span.line { span.end_column.saturating_sub(span.column) } else { rest };
-        let suspect = found.suspect && mask::is_suspicious(&file.text, span.line);
-        let shown = mask::line(text, span.line, &file.masks, suspect, span.column, width.clamp(1, rest.max(1)));
+        let doubt = if found.suspect { mask::doubt(&file.text, span.line) } else { Doubt::None };
+        let shown = mask::line(text, span.line, &file.masks, doubt, span.column, width.clamp(1, rest.max(1)));
         Some(Problem {
             file: file.name.clone(),
             line: span.line,
@@ -166,11 +204,24 @@ impl<'a> Decoder<'a> {
         if scalar.interpolated || masked {
             return format!("`{}`", mask::STARS);
         }
-        let mut text: String = scalar.text.chars().take(60).collect();
-        if text.len() < scalar.text.len() {
+        let inside =
+            |m: &Span| (m.line, m.end_line, m.end_column) == (node.span.line, node.span.end_line, node.span.end_column);
+        let partly = self.files.get(node.span.file).is_some_and(|f| f.masks.iter().any(inside));
+        let whole = if partly { mask::url(&scalar.text, &[]) } else { scalar.text.clone() };
+        let mut text: String = whole.chars().take(60).collect();
+        if text.len() < whole.len() {
             text.push('…');
         }
         format!("`{}`", text.replace(['\n', '\r'], " "))
+    }
+
+    /// A key's text for a message: `****` when it may not be seen.
+    #[must_use]
+    pub fn quote_key(&self, key: &Key) -> String {
+        if self.files.get(key.span.file).is_some_and(|f| f.masks.contains(&key.span)) {
+            return format!("`{}`", mask::STARS);
+        }
+        format!("`{}`", key.text.chars().take(60).collect::<String>())
     }
 }
 

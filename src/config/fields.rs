@@ -67,8 +67,7 @@ impl Decoder<'_> {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("known here: {}", known.collect::<Vec<_>>().join(", ")),
         };
-        let shown: String = key.text.chars().take(60).collect();
-        self.problem(key.span, format!("unknown key `{shown}`"), Some(help));
+        self.problem(key.span, format!("unknown key {}", self.quote_key(key)), Some(help));
     }
 
     /// A key of a later version: its shape is checked, and unless it says nothing it is refused by name.

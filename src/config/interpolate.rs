@@ -1,6 +1,8 @@
 //! `${NAME}`, `${NAME:-default}`, `${NAME:?message}` and `$${` inside string values, after parsing. Values never show
 //! in a message: a text that any of them came into is marked and shown as `****` from then on.
 
+use std::ops::Range;
+
 use super::yaml::{Node, Style, UNREADABLE, Value};
 use crate::limits;
 
@@ -9,8 +11,8 @@ use crate::limits;
 pub struct Interpolated {
     /// The text.
     pub text: String,
-    /// Whether any variable was read.
-    pub variables: bool,
+    /// What came from variables, as bytes of it.
+    pub variables: Vec<Range<usize>>,
 }
 
 /// A mistake in a text.
@@ -28,7 +30,7 @@ pub struct Bad {
 pub fn text(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Interpolated, Vec<Bad>> {
     let mut out = String::with_capacity(text.len());
     let mut bad = Vec::new();
-    let mut variables = false;
+    let mut variables = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find("${") {
         let (before, tail) = rest.split_at(at);
@@ -51,7 +53,7 @@ pub fn text(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Interpol
         };
         match variable(&tail[2..end], env) {
             Ok(value) => {
-                variables = true;
+                variables.push(out.len()..out.len() + value.len());
                 out.push_str(&value);
             }
             Err((message, help)) => bad.push(Bad { offset, message, help }),
@@ -112,8 +114,9 @@ pub fn tree(node: &mut Node, env: &dyn Fn(&str) -> Option<String>, found: &mut d
             match text(&scalar.text, env) {
                 Ok(done) => {
                     scalar.text = done.text;
-                    scalar.interpolated = done.variables;
-                    if !done.variables {
+                    scalar.interpolated = !done.variables.is_empty();
+                    scalar.variables = done.variables;
+                    if !scalar.interpolated {
                         scalar.style = if scalar.style == Style::Block { Style::Block } else { Style::Quoted };
                     }
                 }
@@ -157,7 +160,7 @@ mod tests {
             ("$TOKEN costs $5 {x}", "$TOKEN costs $5 {x}", false),
         ] {
             let done = text(given, &env).expect(given);
-            assert_eq!((done.text.as_str(), done.variables), (wanted, variables), "{given}");
+            assert_eq!((done.text.as_str(), !done.variables.is_empty()), (wanted, variables), "{given}");
         }
     }
 
@@ -177,6 +180,7 @@ mod tests {
             assert!(bad[0].message.contains(says), "{given}: {}", bad[0].message);
             assert!(!bad[0].message.contains("s3cret"));
         }
+        assert_eq!(text("a${TOKEN}b${EMPTY}", &env).expect("good").variables, [1..7, 8..8]);
         assert_eq!(text("${A} ${B}", &env).expect_err("two").len(), 2);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::cases::Case;
 use super::decode::Decoder;
 use super::fields::Fields;
-use super::model::{Generation, Inputs, Webhook};
+use super::model::{Generation, Inputs, Reach, Webhook};
 use super::reader::{self, ReadError, Reader};
 use super::report::{Problem, Report};
 use super::settings::{self, check_name};
@@ -29,6 +29,8 @@ pub struct Loaded {
     pub result: Result<Generation, Report>,
     /// The rules' tests, where they were asked for.
     pub tests: Vec<Case>,
+    /// How to reach a sidehook that runs with this configuration, which may have problems elsewhere.
+    pub reach: Reach,
 }
 
 /// What a load does with the tests beside the rules.
@@ -69,13 +71,15 @@ fn once(path: &Path, env: &dyn Fn(&str) -> Option<String>, clock: &Clock, tests:
     let base = if directory { path } else { path.parent().unwrap_or(Path::new("")) };
     let file = if directory { path.join("sidehook.yaml") } else { path.to_owned() };
     let mut d = Decoder::new(&mut reader, env, base.to_owned());
+    let mut reach = Reach::default();
     let compiled = if d.reader.exists(&file) {
-        compile(&mut d, &file, directory.then_some(path), clock)
+        compile(&mut d, &file, directory.then_some(path), clock, &mut reach)
     } else {
         missing(&mut d, path, directory, &file);
         None
     };
     let cases = compiled.as_ref().map(|parts| parts.tests(&mut d, tests)).unwrap_or_default();
+    let rules_dir = compiled.as_ref().map(|parts| d.show(&parts.rules_dir)).unwrap_or_default();
     let report = d.report();
     let warnings = std::mem::take(&mut d.warnings);
     let inputs = reader.inputs();
@@ -87,12 +91,13 @@ fn once(path: &Path, env: &dyn Fn(&str) -> Option<String>, clock: &Clock, tests:
             settings: parts.settings,
             webhooks: parts.webhooks,
             scripts: parts.scripts,
+            rules_dir,
             warnings: all_warnings(warnings, &inputs),
             inputs: inputs.clone(),
         }),
         _ => Err(report),
     };
-    (Loaded { inputs, hash, result, tests: cases }, torn)
+    (Loaded { inputs, hash, result, tests: cases, reach }, torn)
 }
 
 fn missing(d: &mut Decoder<'_>, path: &Path, directory: bool, file: &Path) {
@@ -140,7 +145,13 @@ impl Parts {
     }
 }
 
-fn compile(d: &mut Decoder<'_>, file: &Path, directory: Option<&Path>, clock: &Clock) -> Option<Parts> {
+fn compile(
+    d: &mut Decoder<'_>,
+    file: &Path,
+    directory: Option<&Path>,
+    clock: &Clock,
+    reach: &mut Reach,
+) -> Option<Parts> {
     let root = d.yaml(file, &Kind::Block(&shape::ROOT)).map(|(node, _)| node);
     let mut folder = Vec::new();
     if let Some(directory) = directory {
@@ -152,6 +163,9 @@ fn compile(d: &mut Decoder<'_>, file: &Path, directory: Option<&Path>, clock: &C
         .fields(root.as_ref().unwrap_or(&empty), &shape::ROOT, None)
         .or_else(|| d.fields(&empty, &shape::ROOT, None))?;
     let decoded = settings::decode(d, &root_fields);
+    if let Some(root) = &root {
+        *reach = settings::reach(d, root, &root_fields, &decoded.settings);
+    }
     let library = scripts::load(d, &decoded, clock);
     let defaults = root_fields.get("defaults");
     let allow_http = decoded.settings.egress.allow_http || root.is_none();
@@ -206,8 +220,13 @@ fn webhook_files(d: &mut Decoder<'_>, dir: &Path) -> Vec<(PathBuf, String)> {
             d.reader.expect_listing(dir);
             return Vec::new();
         }
+        Err(ReadError::NotAFile) => {
+            let problem = Problem::of_file(d.show(dir), "this is no directory");
+            d.plain_problem(problem.with_help("webhooks are files in it: webhooks/NAME.yaml"));
+            return Vec::new();
+        }
         Err(error) => {
-            d.file_problem(d.show(dir), &error.to_string());
+            d.unread_file(dir, &error);
             return Vec::new();
         }
     };
@@ -220,10 +239,17 @@ fn webhook_files(d: &mut Decoder<'_>, dir: &Path) -> Vec<(PathBuf, String)> {
                 Ok(()) => out.push((path, stem.to_owned())),
                 Err(right) => d.plain_problem(
                     Problem::of_file(shown, format!("the file's name is not a name for a webhook: {right}"))
-                        .with_help("rename it"),
+                        .with_help(values::rename(stem)),
                 ),
             }
-        } else if let Some((right, "yml" | "json")) = entry.name.rsplit_once('.') {
+        } else if entry.directory && Path::new(&entry.name).extension().is_some_and(|e| e == "yaml") {
+            d.plain_problem(
+                Problem::of_file(shown, "this is a directory, so it would be ignored")
+                    .with_help("a webhook is a file here; rename or remove the directory"),
+            );
+        } else if let Some((right, ending)) = entry.name.rsplit_once('.')
+            && ["yaml", "yml", "json"].iter().any(|known| ending.eq_ignore_ascii_case(known))
+        {
             d.plain_problem(
                 Problem::of_file(shown, "webhook files end in .yaml, so this one would be ignored")
                     .with_help(format!("rename it to {right}.yaml")),

@@ -1,6 +1,7 @@
-//! Which parts of a file nobody may see when one of its lines is shown. Works from the table of keys where the file
+//! Which parts of a file, and of a URL, nobody may see. Works from the table of keys where the file
 //! could be read, and from suspicion where it could not.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -20,6 +21,9 @@ static SUSPICIOUS: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(r"(?i)secret|token|auth|passw|key|header|bearer|credential|cookie|signing|wh(?:sec|sk)_").ok()
 });
 static WORD: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"[^\s{}\[\],:\x22']+").ok());
+static VALUES_ONLY: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(r"(?i)secret|token|passw|key|bearer|credential|cookie|wh(?:sec|sk)_").ok());
+static ADDRESS: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"://[^\s\x22']*").ok());
 
 /// The places of all secrets of a tree.
 pub fn tree(node: &Node, kind: &Kind, out: &mut Vec<Span>) {
@@ -33,7 +37,7 @@ pub fn tree(node: &Node, kind: &Kind, out: &mut Vec<Span>) {
             }
         }
         (Kind::Secret | Kind::Hidden | Kind::HeaderValue, _) => everything(node, out),
-        (Kind::Url, Value::Scalar(s)) if s.text.contains('@') => out.push(node.span),
+        (Kind::Url, Value::Scalar(s)) => address(node, &s.text, out),
         (Kind::Block(block), Value::Map(entries)) => entries.iter().for_each(|(k, v)| entry(block, &k.text, v, out)),
         (Kind::Source, Value::Map(entries)) => {
             let named = entries.iter().find(|(k, _)| k.text == "type").and_then(|(_, v)| match &v.value {
@@ -45,12 +49,22 @@ pub fn tree(node: &Node, kind: &Kind, out: &mut Vec<Span>) {
                 entry(block, &key.text, value, out);
             }
         }
+        (Kind::Map(Kind::HeaderValue), Value::Map(entries)) => {
+            for (key, value) in entries {
+                // A value whose colon was forgotten is part of what is read as the name.
+                if key.text.contains(|c: char| !c.is_ascii_graphic() || c == '=') {
+                    out.push(key.span);
+                }
+                tree(value, &Kind::HeaderValue, out);
+            }
+        }
         (Kind::Map(kind), Value::Map(entries)) => entries.iter().for_each(|(_, v)| tree(v, kind, out)),
         (Kind::List(kind), Value::List(items)) => items.iter().for_each(|item| tree(item, kind, out)),
         (Kind::List(kind), _) => tree(node, kind, out),
         (Kind::Either(kinds), _) => {
             let fits = |kind: &&Kind| match (kind, &node.value) {
                 (Kind::Block(_) | Kind::Map(_), value) => matches!(value, Value::Map(_)),
+                (Kind::Secret, value) => matches!(value, Value::Map(_) | Value::Scalar(_)),
                 (Kind::List(_), value) => matches!(value, Value::List(_)),
                 (_, value) => matches!(value, Value::Scalar(_)),
             };
@@ -68,6 +82,85 @@ fn entry(block: &Block, name: &str, value: &Node, out: &mut Vec<Span>) {
         Some(key) => tree(value, &key.kind, out),
         None => unless_harmless(value, out),
     }
+}
+
+/// Of a URL the query and the fragment are hidden, and all of it where it may hold a user's name.
+fn address(node: &Node, text: &str, out: &mut Vec<Span>) {
+    let at = text.chars().position(|c| matches!(c, '?' | '#'));
+    match at {
+        _ if text.contains('@') => out.push(node.span),
+        Some(at) => {
+            let from = node.place_within(1, at + 2);
+            // Quotes are no part of what they hold.
+            out.push(Span { end_line: node.span.end_line, end_column: node.span.end_column, ..from });
+        }
+        None => {}
+    }
+}
+
+/// The places of keys that stand without a colon and a value, as in `{A, B}`: where a colon or a comma was forgotten, they
+/// are values.
+pub fn keys_alone(node: &Node, text: &str, out: &mut Vec<Span>) {
+    let lines: Vec<&str> = text.lines().collect();
+    alone(node, &lines, out);
+}
+
+fn alone(node: &Node, lines: &[&str], out: &mut Vec<Span>) {
+    match &node.value {
+        Value::Scalar(_) => {}
+        Value::List(items) => items.iter().for_each(|item| alone(item, lines, out)),
+        Value::Map(entries) => {
+            for (key, value) in entries {
+                let line = lines.get(key.span.end_line.saturating_sub(1)).copied().unwrap_or_default();
+                let behind = line.chars().skip(key.span.end_column.saturating_sub(1)).find(|c| !c.is_whitespace());
+                if value.is_null() && behind != Some(':') {
+                    out.push(key.span);
+                }
+                alone(value, lines, out);
+            }
+        }
+    }
+}
+
+/// A URL as it may be shown: without a user's name, what is in `hidden` (bytes of it), and its query's values.
+#[must_use]
+pub fn url(text: &str, hidden: &[Range<usize>]) -> String {
+    let hidden_at = |at: usize| hidden.iter().any(|range| range.contains(&at));
+    let query = text.find(['?', '#']).unwrap_or(text.len());
+    let authority = text.find("://").map_or(0, |at| at + 3);
+    let user = text[authority.min(query)..query].rfind('@').map_or(authority, |at| authority + at);
+    let mut out = String::new();
+    let mut starred = false;
+    let mut in_value = false;
+    for (at, c) in text.char_indices() {
+        if at > query && matches!(c, '&' | '#') && !hidden_at(at) {
+            in_value = false;
+        }
+        // A part of the query without `=` is a value.
+        let begins =
+            at > query && !hidden_at(at - 1) && (at == query + 1 || matches!(text.as_bytes()[at - 1], b'&' | b'#'));
+        if begins && !matches!(c, '&' | '#') {
+            let part = text[at..].split(['&', '#']).next().unwrap_or_default();
+            in_value = !part.contains('=');
+        }
+        if in_value || hidden_at(at) || (authority <= at && at < user) {
+            if !starred {
+                out.push_str(STARS);
+            }
+            starred = true;
+            continue;
+        }
+        starred = false;
+        out.push(if c.is_control() { '\u{fffd}' } else { c });
+        if at > query && c == '=' {
+            in_value = true;
+            // Empty values are starred like others.
+            if text[at + 1..].chars().next().is_none_or(|c| matches!(c, '&' | '#')) {
+                out.push_str(STARS);
+            }
+        }
+    }
+    out
 }
 
 /// The places of all scalars of a tree.
@@ -97,7 +190,7 @@ fn unless_harmless(node: &Node, out: &mut Vec<Span>) {
 
 /// A line as it may be shown, and where a mark at `column` (1-based) of `width` characters goes under it.
 #[must_use]
-pub fn line(text: &str, number: usize, masks: &[Span], suspect: bool, column: usize, width: usize) -> Shown {
+pub fn line(text: &str, number: usize, masks: &[Span], doubt: Doubt, column: usize, width: usize) -> Shown {
     let chars: Vec<char> = text.chars().collect();
     let mut hidden = vec![false; chars.len()];
     for span in masks.iter().filter(|s| s.line <= number && number <= s.end_line) {
@@ -110,34 +203,51 @@ pub fn line(text: &str, number: usize, masks: &[Span], suspect: bool, column: us
         let (from, to) = if quoted { (from + 1, to - 1) } else { (from, to) };
         hidden.iter_mut().take(to).skip(from).for_each(|h| *h = true);
     }
-    if suspect {
-        hide_words(text, &mut hidden);
+    hide_behind(text, doubt, &mut hidden);
+    for (from, to) in ranges(&ADDRESS, text) {
+        let query = (from..to).find(|i| matches!(chars[*i], '?' | '#')).unwrap_or(to);
+        let user = (from..query).rfind(|i| chars[*i] == '@').unwrap_or(from);
+        let secrets = [(from + 3, user), (query + 1, to)];
+        secrets.iter().filter(|(a, b)| a < b).for_each(|(a, b)| hidden[*a..*b].iter_mut().for_each(|h| *h = true));
     }
     keep_variables(text, &mut hidden);
     hide_keys(text, &mut hidden);
     render(&chars, &hidden, column.saturating_sub(1), width)
 }
 
-/// Whether a line may hold a secret, by its own words or by those of the lines that it is nested in. For files that
+/// What is hidden of a line whose structure is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    /// Nothing.
+    None,
+    /// All behind the first word that speaks of a secret.
+    Behind,
+    /// All behind its first key: it stands under `headers`, `signing` and the like.
+    Nested,
+    /// All of it: it stands under a key that speaks of a secret.
+    Whole,
+}
+
+/// How much of a line may be a secret, by its own words and by those of the lines that it is nested in. For files that
 /// could not be read, where nothing better is known.
 #[must_use]
-pub fn is_suspicious(text: &str, number: usize) -> bool {
+pub fn doubt(text: &str, number: usize) -> Doubt {
     let indent = |line: &str| line.chars().take_while(|c| c.is_whitespace() || *c == '-').count();
     let lines: Vec<&str> = text.lines().take(number).collect();
-    let Some((line, above)) = lines.split_last() else { return false };
-    if is_match(&SUSPICIOUS, line) {
-        return true;
-    }
+    let Some((line, above)) = lines.split_last() else { return Doubt::None };
     let mut inside = indent(line);
+    // Whether the line goes on with a value that begins above it.
+    let mut in_value = false;
     for parent in above.iter().rev().filter(|l| !l.trim().is_empty()) {
         if indent(parent) < inside || (indent(parent) == inside && line.trim_start().starts_with('-')) {
+            in_value |= !parent.trim_end().ends_with([':', '{', '[', ',']);
             if is_match(&SUSPICIOUS, parent) {
-                return true;
+                return if in_value || is_match(&VALUES_ONLY, parent) { Doubt::Whole } else { Doubt::Nested };
             }
             inside = indent(parent);
         }
     }
-    false
+    if is_match(&SUSPICIOUS, line) { Doubt::Behind } else { Doubt::None }
 }
 
 /// A text with all signing keys in it starred.
@@ -165,19 +275,34 @@ fn ranges(regex: &LazyLock<Option<Regex>>, text: &str) -> Vec<(usize, usize)> {
     regex.as_ref().map_or_else(Vec::new, |r| r.find_iter(text).map(|m| (chars(m.start()), chars(m.end()))).collect())
 }
 
-/// Every word behind the first colon that is not itself a key.
-fn hide_words(text: &str, hidden: &mut [bool]) {
+/// Hides what a line without a known structure may hold. Once one place is in doubt, all behind it is, to the end.
+fn hide_behind(text: &str, doubt: Doubt, hidden: &mut [bool]) {
+    if doubt == Doubt::None {
+        return;
+    }
     let chars: Vec<char> = text.chars().collect();
-    let first = chars.iter().position(|c| *c == ':').unwrap_or(0);
+    let end = text.trim_end().chars().count();
     for (from, to) in ranges(&WORD, text) {
-        let is_key = chars.get(to) == Some(&':') && chars.get(to + 1).is_none_or(|c| c.is_whitespace());
         if to == from + 1 && chars[from] == '-' {
             continue; // a list's dash
         }
-        if from > first && !is_key {
+        let word: String = chars[from..to].iter().collect();
+        let is_key = chars.get(to) == Some(&':') && chars.get(to + 1).is_none_or(|c| c.is_whitespace());
+        let source = matches!(word.as_str(), "env" | "file");
+        if !is_key || (doubt == Doubt::Whole && !source) {
+            // Its quote goes with it.
+            let from = if from > 0 && matches!(chars[from - 1], '"' | '\'') { from - 1 } else { from };
+            if doubt != Doubt::Behind || is_match(&SUSPICIOUS, &word) {
+                hidden[from..end].iter_mut().for_each(|h| *h = true);
+                return;
+            }
             hidden[from..to].iter_mut().for_each(|h| *h = true);
-        } else if first == 0 {
-            hidden[from..to].iter_mut().for_each(|h| *h = true);
+        } else if doubt != Doubt::Behind || is_match(&SUSPICIOUS, &word) {
+            let value = chars.iter().skip(to + 1).take_while(|c| c.is_whitespace()).count() + to + 1;
+            if value < end {
+                hidden[value..end].iter_mut().for_each(|h| *h = true);
+            }
+            return;
         }
     }
 }
@@ -255,39 +380,76 @@ fn window(text: &str, begin: usize, width: usize) -> Shown {
 mod tests {
     use super::*;
 
-    fn shown(text: &str, masks: &[(usize, usize)], suspect: bool) -> String {
+    fn shown(text: &str, masks: &[(usize, usize)], doubt: Doubt) -> String {
         let masks: Vec<Span> = masks
             .iter()
             .map(|(from, to)| Span { line: 1, column: *from, end_line: 1, end_column: *to, file: 0 })
             .collect();
-        line(text, 1, &masks, suspect, 1, 1).text
+        line(text, 1, &masks, doubt, 1, 1).text
     }
 
     #[test]
     fn secrets_are_starred_and_variables_stay() {
-        assert_eq!(shown("token: hunter2 # x", &[(8, 15)], false), "token: **** # x");
-        assert_eq!(shown("token: ${TOKEN}", &[(8, 16)], false), "token: ${TOKEN}");
-        assert_eq!(shown("a: ${TOKEN:-hunter2}", &[], false), "a: ${TOKEN:-****}");
-        assert_eq!(shown("secrets: [whsec_MfKQ9r8G]", &[], false), "secrets: [whsec_****]");
-        assert_eq!(shown("secrets: [whsec_MfKQ9r8G]", &[(11, 25)], false), "secrets: [whsec_****]");
-        assert_eq!(shown("headers: {A: Bearer ${X}}", &[], true), "headers: {A: **** ${X}}");
-        assert_eq!(shown("  password: user:pass", &[], true), "  password: ****:****");
-        assert!(is_suspicious("signing:\n  secrets:\n  - *hunter2\n", 3));
-        assert!(is_suspicious("headers:\n  X: @hunter2\n", 2));
-        assert!(!is_suspicious("headers: {}\ntimeout: 15 s\n", 2));
-        assert_eq!(shown("  - *hunter2", &[], true), "  - ****");
+        assert_eq!(shown("token: hunter2 # x", &[(8, 15)], Doubt::None), "token: **** # x");
+        assert_eq!(shown("token: ${TOKEN}", &[(8, 16)], Doubt::None), "token: ${TOKEN}");
+        assert_eq!(shown("a: ${TOKEN:-hunter2}", &[], Doubt::None), "a: ${TOKEN:-****}");
+        assert_eq!(shown("secrets: [whsec_MfKQ9r8G]", &[], Doubt::None), "secrets: [whsec_****]");
+        assert_eq!(shown("secrets: [whsec_MfKQ9r8G]", &[(11, 25)], Doubt::None), "secrets: [whsec_****]");
         assert_eq!(keys("`whsec_MfKQ9r8G` begins with whsec_"), "`whsec_****` begins with whsec_");
+    }
+
+    #[test]
+    fn what_is_in_doubt_is_hidden_to_the_end() {
+        for (text, number, wanted) in [
+            ("headers: {A: Bearer ${X}}", 1, "headers: ****${X}****"),
+            ("headers: {}\ntimeout: 15 s", 2, "timeout: 15 s"),
+            ("headers:\n  Authorization: LEAK: x", 2, "  Authorization: ****"),
+            ("headers:\n  X: @LEAK", 2, "  X: ****"),
+            ("headers: {Authorization: LEAK: x}", 1, "headers: ****"),
+            ("headers:\n  LEAK", 2, "  ****"),
+            ("a: b\npassword: user:LEAK", 2, "password: ****"),
+            ("auth: {basic: {username: a, password: LEAK: b}}", 1, "auth: ****"),
+            ("auth:\n  basic:\n    username: a\n    password: LEAK: b", 4, "    password: ****"),
+            ("admin: {listen: LEAK, token: LEAK: b}", 1, "admin: {listen: ****, token: ****"),
+            ("token LEAK", 1, "****"),
+            ("password: a\n  LEAK: b", 2, "  ****"),
+            ("headers:\n  A: b\n   LEAK: c", 3, "   ****"),
+            ("signing:\n  secrets:\n  - *LEAK", 3, "  - ****"),
+            ("signing:\n  secrets:\n  - env: LEAK: b", 3, "  - env: ****"),
+            ("url: http://u:LEAK@x/?a=LEAK: y", 1, "url: http://****@x/?**** y"),
+        ] {
+            let last = text.lines().nth(number - 1).expect("a line");
+            let got = line(last, number, &[], doubt(text, number), 1, 1).text;
+            assert_eq!(got, wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_url_shows_neither_values_nor_variables() {
+        for (from, hidden, to) in [
+            ("https://a.example/hook", 0..0, "https://a.example/hook"),
+            ("https://a.example/h?key=LEAK&LEAK&b=", 0..0, "https://a.example/h?key=****&****&b=****"),
+            ("https://a.example/h?k=LEAK?x=LEAK#LEAK", 0..0, "https://a.example/h?k=****#****"),
+            ("https://u:LEAK@a.example/h", 0..0, "https://****@a.example/h"),
+            ("https://a.example/LEAK/h?k=LEAK", 18..22, "https://a.example/****/h?k=****"),
+            ("https://a.example/LEAK?LEAK&b=LEAK", 18..27, "https://a.example/****&b=****"),
+            ("https://a.example/?a=x&y=LEAK", 21..25, "https://a.example/?a=****"),
+            ("LEAK", 0..4, "****"),
+            ("?#LEAK", 0..0, "?#****"),
+        ] {
+            assert_eq!(url(from, &[hidden]), to, "{from}");
+        }
     }
 
     #[test]
     fn marks_follow_what_was_starred() {
         let mask = Span { line: 1, column: 4, end_line: 1, end_column: 20, file: 0 };
-        let shown = line("a: hunter2hunter2xx, b: c", 1, &[mask], false, 22, 1);
+        let shown = line("a: hunter2hunter2xx, b: c", 1, &[mask], Doubt::None, 22, 1);
         assert_eq!(shown, Shown { text: "a: ****, b: c".to_owned(), mark: (9, 1) });
-        let shown = line("a: hunter2hunter2xx, b: c", 1, &[mask], false, 4, 16);
+        let shown = line("a: hunter2hunter2xx, b: c", 1, &[mask], Doubt::None, 4, 16);
         assert_eq!(shown.mark, (3, 4));
         let long = "x".repeat(1000);
-        let shown = line(&long, 1, &[], false, 500, 3);
+        let shown = line(&long, 1, &[], Doubt::None, 500, 3);
         assert_eq!(shown.text.chars().nth(shown.mark.0), Some('x'));
         assert!(shown.text.chars().count() <= limits::SHOWN_LINE_CHARS + 2);
     }

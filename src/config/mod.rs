@@ -1,6 +1,7 @@
 //! Files in, one validated generation out. `yaml` gives a tree with places, `decode` and its neighbours walk it and
 //! record every problem, `load` does the I/O around them. Nothing here connects, listens or keeps state.
 
+mod auth;
 mod cases;
 mod decode;
 mod fields;
@@ -9,12 +10,14 @@ mod load;
 mod mask;
 pub mod model;
 mod params;
+mod proxy;
 mod reader;
 pub mod report;
 pub mod rewrite;
 mod scalars;
 pub mod schema;
 mod scripts;
+mod sealing;
 mod settings;
 mod shape;
 mod signing;

@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue};
 
 use crate::delivery::{BreakerPolicy, Rate, RetryPolicy};
 use crate::rules::{Program, Scripts};
-use crate::secret::Secret;
+use crate::secret::{Secret, SecretKey};
 use crate::sign::Signer;
 
 /// One validated snapshot of everything the files say. Swapped whole.
@@ -23,10 +23,22 @@ pub struct Generation {
     pub webhooks: BTreeMap<Arc<str>, Arc<Webhook>>,
     /// All scripts.
     pub scripts: Arc<Scripts>,
+    /// `rules_dir` as it is named to people.
+    pub rules_dir: String,
     /// Every file that was read and every directory that should be watched.
     pub inputs: Inputs,
     /// Warnings for the log: `subPath` mounts, secrets with loose permissions, …
     pub warnings: Vec<String>,
+}
+
+impl Generation {
+    /// The file a webhook stands in, as it is named to people.
+    #[must_use]
+    pub fn file_of(&self, webhook: &str) -> String {
+        let own = format!("webhooks/{webhook}.yaml");
+        let is_there = self.inputs.files.iter().any(|file| file.ends_with(&own));
+        if is_there { own } else { "sidehook.yaml".to_owned() }
+    }
 }
 
 /// What was read, for watching and for change detection.
@@ -38,6 +50,18 @@ pub struct Inputs {
     pub directories: Vec<PathBuf>,
     /// Directories whose names were read (`webhooks/`, `rules/` and below): an entry that comes or goes is a change.
     pub listings: Vec<PathBuf>,
+}
+
+/// How commands reach a running sidehook and its outbox: each part is there when its own lines of `sidehook.yaml` are
+/// good, whatever is wrong elsewhere, so that a broken reload does not take the tools away.
+#[derive(Debug, Clone, Default)]
+pub struct Reach {
+    /// `admin.listen` and `admin.token`
+    pub admin: Option<(Listen, Option<Secret>)>,
+    /// The first http source with its token.
+    pub source: Option<(Listen, Option<Secret>)>,
+    /// `outbox.path`, with the keys of `outbox.encryption_key` as far as they can be read.
+    pub outbox: Option<(PathBuf, Vec<SecretKey>)>,
 }
 
 /// The settings beside webhooks.
@@ -63,6 +87,8 @@ pub struct Settings {
     pub concurrency: usize,
     /// `reload.run_tests`
     pub run_tests: bool,
+    /// `reload.canary`
+    pub canary: usize,
     /// `shutdown.accept`
     pub shutdown_accept: Duration,
     /// `shutdown.grace`
@@ -116,6 +142,8 @@ pub struct OutboxSettings {
     pub retain_events: Duration,
     /// `retain.bodies`
     pub retain_bodies: bool,
+    /// `encryption_key`: the first seals, all open; none where it is not set.
+    pub encryption_keys: Vec<SecretKey>,
 }
 
 /// `conversations`
@@ -149,6 +177,32 @@ pub struct Egress {
     pub deny: Vec<ipnet::IpNet>,
     /// Exceptions to `deny` and to the built-in list.
     pub allow: Vec<ipnet::IpNet>,
+    /// What is sent goes through it.
+    pub proxy: Option<Proxy>,
+}
+
+/// `egress.proxy` with `egress.no_proxy`: an HTTP proxy that makes tunnels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy {
+    /// Its name or address, without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// `Proxy-Authorization`; a secret.
+    pub authorization: Option<HeaderValue>,
+    /// What does not go through it.
+    pub except: Vec<NoProxy>,
+}
+
+/// An entry of `egress.no_proxy`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoProxy {
+    /// Everything.
+    All,
+    /// This name and what is below it; without a dot at either end.
+    Host(String),
+    /// Literal addresses in this network.
+    Net(ipnet::IpNet),
 }
 
 /// HTTP method of a webhook.
@@ -187,6 +241,43 @@ pub struct ClientCert {
     pub key: rustls_pki_types::PrivateKeyDer<'static>,
 }
 
+/// How sidehook shows a destination who it is.
+#[derive(Clone)]
+pub enum Auth {
+    /// The same `Authorization` with every attempt: basic or bearer.
+    Header(HeaderValue),
+    /// A token from a token endpoint.
+    OAuth2(Arc<OAuth2>),
+}
+
+/// Client credentials (RFC 6749, section 4.4).
+#[derive(Debug, PartialEq, Eq)]
+pub struct OAuth2 {
+    /// Where tokens come from.
+    pub token_url: url::Url,
+    /// Who asks.
+    pub client_id: String,
+    /// Its secret.
+    pub client_secret: Secret,
+    /// What is asked for.
+    pub scopes: Vec<String>,
+    /// For whom, where the endpoint wants to know.
+    pub audience: Option<String>,
+    /// How the client shows who it is.
+    pub client_auth: ClientAuth,
+    /// Hash of all of the above: a token belongs to (webhook, this).
+    pub identity: String,
+}
+
+/// Where the client's id and secret stand in a token request (RFC 6749, section 2.3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// In `Authorization`.
+    Basic,
+    /// In the form.
+    Body,
+}
+
 /// How a webhook's analyses are awaited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaitFor {
@@ -204,6 +295,8 @@ pub struct Webhook {
     pub description: Option<String>,
     /// `url`
     pub url: url::Url,
+    /// The URL as people see it: what came from `${…}` and the query's values are starred.
+    pub shown_url: String,
     /// `method`
     pub method: Method,
     /// `events`
@@ -232,10 +325,24 @@ pub struct Webhook {
     pub priority: i64,
     /// `tls`
     pub tls: Tls,
+    /// `auth`
+    pub auth: Option<Auth>,
     /// `breaker`
     pub breaker: BreakerPolicy,
     /// Hash of the file's contents: a 410 is forgotten when it changes.
     pub file_hash: String,
+}
+
+impl Webhook {
+    /// A text that may name the URL's host, which stays hidden where the URL hides it.
+    #[must_use]
+    pub fn hide_host(&self, text: String) -> String {
+        match self.url.host_str().filter(|host| !self.shown_url.to_ascii_lowercase().contains(host)) {
+            // Names in errors have no brackets.
+            Some(host) => text.replace(host.trim_start_matches('[').trim_end_matches(']'), super::mask::STARS),
+            None => text,
+        }
+    }
 }
 
 /// Exact names and globs. Patterns match `sidehook.*` events only when they begin with `sidehook.`.

@@ -39,10 +39,91 @@ fn in_lines(text: &str, place: Place, json: &Json) -> String {
             to = at;
         }
     }
-    let mut fresh = String::from("expect:");
+    let pad = " ".repeat(indent);
+    let mut fresh = format!("{pad}expect:");
     block(json, indent + 2, &mut fresh);
     fresh.push('\n');
-    format!("{}{fresh}{}", &text[..from], &text[to..])
+    // The key's line begins where its indentation does, so that its lines compare as they stand; before it may be a dash.
+    let old = format!("{pad}{}", &text[from..to]);
+    let merged = with_comments(&old, &fresh);
+    format!("{}{}{}", &text[..from], &merged[pad.len()..], &text[to..])
+}
+
+/// One line of a mapping in block style: what it says, and the comment behind it.
+struct Line<'a> {
+    /// Comments and blank lines before it.
+    before: Vec<&'a str>,
+    says: &'a str,
+    behind: &'a str,
+}
+
+/// `fresh` with the comments of `old`: each stays above or behind the line it was about, or where that line was.
+fn with_comments(old: &str, fresh: &str) -> String {
+    // What looks like a comment in a text of several lines is none.
+    let is_text = |line: &str| line.trim_end().trim_end_matches(['+', '-']).ends_with(['|', '>']);
+    let lines = lines(old);
+    if lines.iter().any(|line| is_text(line.says) || line.says.matches('"').count() % 2 == 1) {
+        return fresh.to_owned();
+    }
+    let before: Vec<&str> = lines.iter().map(|line| line.says).collect();
+    let after: Vec<&str> = fresh.lines().collect();
+    let mut out = String::new();
+    let mut put = |line: &str| {
+        out.push_str(line);
+        out.push('\n');
+    };
+    for op in similar::capture_diff_slices(similar::Algorithm::Myers, &before, &after) {
+        let (mut old, mut new) = (lines[op.old_range()].iter(), after[op.new_range()].iter());
+        loop {
+            let (old, new) = (old.next(), new.next());
+            for comment in old.iter().flat_map(|old| &old.before) {
+                put(comment);
+            }
+            match (old, new) {
+                (Some(old), Some(new)) if key(old.says) == key(new) => put(&format!("{new}{}", old.behind)),
+                (Some(_) | None, Some(new)) => put(new),
+                (Some(_), None) => {}
+                (None, None) => break,
+            }
+        }
+    }
+    out
+}
+
+/// What stands before the colon, indentation included.
+fn key(line: &str) -> &str {
+    line.split(':').next().unwrap_or(line)
+}
+
+fn lines(text: &str) -> Vec<Line<'_>> {
+    let mut found = Vec::new();
+    let mut before = Vec::new();
+    for line in text.lines() {
+        let content = line.trim_start();
+        if content.is_empty() || content.starts_with('#') {
+            before.push(line);
+            continue;
+        }
+        let end = says_until(line);
+        let says = line[..end].trim_end();
+        found.push(Line { before: std::mem::take(&mut before), says, behind: line[says.len()..].trim_end() });
+    }
+    found
+}
+
+/// Where the comment behind a line begins: at a `#` after a blank, outside quotes.
+fn says_until(line: &str) -> usize {
+    let (mut quote, mut last) = (None, ' ');
+    for (at, c) in line.char_indices() {
+        match quote {
+            Some(open) if c == open && last != '\\' => quote = None,
+            None if c == '#' && last == ' ' => return at,
+            None if matches!(c, '"' | '\'') && matches!(last, ' ' | '{' | '[' | ',') => quote = Some(c),
+            Some(_) | None => {}
+        }
+        last = c;
+    }
+    line.len()
 }
 
 /// Byte offset of a line and column.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::decode::Decoder;
+use super::report::Problem;
 use super::settings::Decoded;
 use super::values;
 use super::yaml::{Node, Scalar, Span, Style, Value};
@@ -22,8 +23,8 @@ pub struct Library {
     pub scripts: Arc<Scripts>,
     /// Names of the files that hold tests, relative to `rules_dir`.
     pub test_files: Vec<String>,
+    /// Every script that is there, those with mistakes included.
     files: BTreeSet<String>,
-    broken: BTreeSet<String>,
     shown_dir: String,
 }
 
@@ -31,11 +32,18 @@ pub struct Library {
 pub fn load(d: &mut Decoder<'_>, decoded: &Decoded, clock: &Clock) -> Library {
     let mut sources = BTreeMap::new();
     let mut test_files = Vec::new();
+    let mut files = BTreeSet::new();
     let dir = &decoded.rules_dir;
     let shown_dir = d.show(dir);
     if d.reader.is_dir(dir) {
-        let mut walk =
-            Walk { root: d.reader.real(dir), dir: dir.clone(), seen: 0, sources: &mut sources, tests: &mut test_files };
+        let mut walk = Walk {
+            root: d.reader.real(dir),
+            dir: dir.clone(),
+            seen: 0,
+            sources: &mut sources,
+            tests: &mut test_files,
+            files: &mut files,
+        };
         walk.folder(d, &PathBuf::new(), 0);
     } else {
         d.reader.expect_listing(dir);
@@ -50,24 +58,58 @@ pub fn load(d: &mut Decoder<'_>, decoded: &Decoded, clock: &Clock) -> Library {
     let compiled = sources.iter().map(|(name, (_, text))| (name.clone(), Arc::clone(text))).collect();
     let (scripts, problems) =
         Scripts::compile(&compiled, decoded.rules_env.clone(), decoded.script_limits.clone(), clock.clone());
-    let broken = problems.iter().map(|p| p.file.clone()).collect();
     for problem in problems {
         record(d, &problem, &sources, &shown_dir);
     }
-    Library { scripts: Arc::new(scripts), test_files, files: sources.into_keys().collect(), broken, shown_dir }
+    Library { scripts: Arc::new(scripts), test_files, files, shown_dir }
 }
 
 type Sources = BTreeMap<String, (usize, Arc<str>)>;
 
 /// Records a script's problem at its place.
 fn record(d: &mut Decoder<'_>, problem: &ScriptProblem, sources: &Sources, dir: &str) {
-    let help = None;
+    let (message, help) = cure(&problem.message, false);
     match sources.get(&problem.file) {
         Some((file, _)) if problem.line > 0 => {
-            d.problem(Span::at(*file, problem.line, problem.column.max(1)), problem.message.clone(), help);
+            d.problem(Span::at(*file, problem.line, problem.column.max(1)), message, help);
         }
-        _ => d.file_problem(format!("{dir}/{}", problem.file), &problem.message),
+        _ => {
+            let whole = Problem::of_file(format!("{dir}/{}", problem.file), message);
+            d.plain_problem(match help {
+                Some(help) => whole.with_help(help),
+                None => whole,
+            });
+        }
     }
+}
+
+/// What is wrong with a script, and what to do about it: where the message of the script host says the second, the two
+/// are taken apart; where it only says the first, the cure is added.
+fn cure(message: &str, inline: bool) -> (String, Option<String>) {
+    for between in [": did you mean ", "; did you mean "] {
+        if let Some((wrong, near)) = message.split_once(between) {
+            return (wrong.to_owned(), Some(format!("did you mean {near}")));
+        }
+    }
+    let help = if message.starts_with("unknown function ") && inline {
+        "an expression can call Rhai's own functions and those of sidehook: `sidehook rules definitions DIR` writes down \
+         which; put functions of your own into a script and name it with `rule`"
+    } else if message.starts_with("unknown function ") {
+        "define it with `fn`, or import the script that has it; `sidehook rules definitions DIR` writes down which \
+         functions sidehook adds"
+    } else if message.starts_with("import cycle: ") {
+        "move what both need into a script of its own, and import that one"
+    } else if message == "script is incomplete" && inline {
+        let help = "write what belongs behind the last sign, or take that sign away";
+        return ("the expression ends too early".to_owned(), Some(help.to_owned()));
+    } else if message == "script is incomplete" {
+        "something is not finished: look for a missing value, `}` or `)`"
+    } else if message.starts_with("unexpected ") || message.starts_with("expecting ") {
+        "the mistake is at the mark or right before it"
+    } else {
+        return (message.to_owned(), None);
+    };
+    (message.to_owned(), Some(help.to_owned()))
 }
 
 struct Walk<'s> {
@@ -76,6 +118,7 @@ struct Walk<'s> {
     seen: usize,
     sources: &'s mut Sources,
     tests: &'s mut Vec<String>,
+    files: &'s mut BTreeSet<String>,
 }
 
 impl Walk<'_> {
@@ -88,7 +131,7 @@ impl Walk<'_> {
         }
         let entries = match d.reader.list(&path) {
             Ok(entries) => entries,
-            Err(error) => return d.file_problem(shown, &error.to_string()),
+            Err(error) => return d.unread_file(&path, &error),
         };
         for entry in entries {
             let inside = inside.join(&entry.name);
@@ -127,12 +170,15 @@ impl Walk<'_> {
             }
             return;
         }
+        self.files.insert(name.clone());
         match d.reader.text(path, limits::SCRIPT_FILE_BYTES) {
             Ok(text) => {
+                // A byte order mark is no part of the script.
+                let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
                 let id = d.add_file(d.show(path), text.clone());
                 self.sources.insert(name, (id, Arc::from(text)));
             }
-            Err(error) => d.file_problem(d.show(path), &error.to_string()),
+            Err(error) => d.unread_file(path, &error),
         }
     }
 }
@@ -145,8 +191,8 @@ impl Library {
         if let Some(rule) = self.scripts.rule(&name) {
             return Some(rule);
         }
-        if self.broken.contains(&name) {
-            return None; // its own problem says more
+        if self.files.contains(&name) || self.files.contains(&format!("{name}.rhai")) {
+            return None; // its own problem, or that of a script it imports, says more
         }
         let shown = d.quote(node);
         if Path::new(&name).is_absolute() || name.split('/').any(|part| part == "..") {
@@ -154,9 +200,8 @@ impl Library {
             d.problem(node.span, format!("{shown} leads out of the rules directory"), Some(help));
             return None;
         }
-        let with_suffix = format!("{name}.rhai");
-        let below = name.strip_prefix(&format!("{}/", self.shown_dir)).map(str::to_owned);
-        let near = [Some(with_suffix), below].into_iter().flatten().find(|n| self.files.contains(n));
+        let below = name.strip_prefix(&format!("{}/", self.shown_dir));
+        let near = below.and_then(|n| [n.to_owned(), format!("{n}.rhai")].into_iter().find(|n| self.files.contains(n)));
         let near = near.or_else(|| values::nearest(&name, self.files.iter().map(String::as_str)).map(str::to_owned));
         let help = match near {
             Some(near) => format!("did you mean `{near}`?"),
@@ -169,7 +214,7 @@ impl Library {
 
     /// The compiled `when` expression.
     pub fn when(&self, d: &mut Decoder<'_>, node: &Node) -> Option<When> {
-        if let Value::Scalar(Scalar { style: Style::Plain, interpolated: false, text }) = &node.value
+        if let Value::Scalar(Scalar { style: Style::Plain, interpolated: false, text, .. }) = &node.value
             && matches!(text.as_str(), "true" | "false")
         {
             return self.compile(d, node, text);
@@ -191,11 +236,12 @@ impl Library {
                 let help = (odd && plain)
                     .then(|| "to YAML ` #` begins a comment and ends the value; quote the whole expression".to_owned());
                 let interpolated = matches!(&node.value, Value::Scalar(s) if s.interpolated);
-                let message = if interpolated {
-                    "not a Rhai expression once its variables are read; `$${` writes the characters themselves"
-                        .to_owned()
+                let (message, help) = if interpolated {
+                    let message = "not a Rhai expression once its variables are read";
+                    (message.to_owned(), help.or(Some("`$${` writes the characters themselves".to_owned())))
                 } else {
-                    format!("`when`: {}", problem.message)
+                    let (message, general) = cure(&problem.message, true);
+                    (format!("`when`: {message}"), help.or(general))
                 };
                 d.problem(node.place_within(problem.line, problem.column), message, help);
                 None

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use super::decode::Decoder;
 use super::fields::Fields;
-use super::model::{Admin, Conversations, Egress, Listen, OutboxSettings, Settings, Source};
+use super::model::{Admin, Conversations, Egress, Listen, OutboxSettings, Reach, Settings, Source};
+use super::proxy;
+use super::sealing;
 use super::shape;
 use super::values;
 use super::yaml::{Key, Node};
@@ -44,7 +46,8 @@ pub fn decode(d: &mut Decoder<'_>, root: &Fields<'_>) -> Decoded {
     let egress = egress(d, root);
     let (body_bytes, concurrency, script_limits) = bounds(d, root);
     let reload = root.get("reload").and_then(|node| d.fields(node, &shape::RELOAD, None));
-    let run_tests = reload.is_some_and(|fields| fields.boolean(d, "run_tests", false));
+    let run_tests = reload.as_ref().is_some_and(|fields| fields.boolean(d, "run_tests", false));
+    let canary = reload.as_ref().map_or(0, |fields| canary(d, fields, &outbox));
     let _ = root.get("analyses");
     let dedupe_window = root.duration(d, "dedupe_window", DAY, day);
     let (shutdown_accept, shutdown_grace) = shutdown(d, root);
@@ -68,10 +71,53 @@ pub fn decode(d: &mut Decoder<'_>, root: &Fields<'_>) -> Decoded {
             body_bytes,
             concurrency,
             run_tests,
+            canary,
             shutdown_accept,
             shutdown_grace,
         },
     }
+}
+
+/// `reload.canary`, which is nothing without events to try.
+fn canary(d: &mut Decoder<'_>, reload: &Fields<'_>, outbox: &OutboxSettings) -> usize {
+    let canary = usize::try_from(reload.integer(d, "canary", 0)).unwrap_or(0);
+    if canary > 0
+        && outbox.retain_events.is_zero()
+        && let Some(node) = reload.get("canary")
+    {
+        let help = "write `outbox: {retain: {events: 1h}}`, or leave `canary` out".to_owned();
+        d.problem(node.span, "there are no kept events to try: `outbox.retain.events` is 0s", Some(help));
+    }
+    canary
+}
+
+/// What of the settings says how to reach a running sidehook, as far as nothing is wrong with it.
+pub fn reach(d: &Decoder<'_>, tree: &Node, root: &Fields<'_>, settings: &Settings) -> Reach {
+    if d.is_unsure(tree) {
+        // What stands behind a mistake in the YAML itself may be missing from the tree.
+        return Reach::default();
+    }
+    let good = |name| root.get(name).is_none_or(|node| !d.is_troubled(node));
+    let first = settings.sources.values().next();
+    Reach {
+        admin: good("admin").then(|| (settings.admin.listen.clone(), settings.admin.token.clone())),
+        source: first
+            .filter(|_| good("sources"))
+            .map(|Source::Http { listen, token, .. }| (listen.clone(), token.clone())),
+        outbox: outbox_is_good(d, root)
+            .then(|| (settings.outbox_path.clone(), settings.outbox.encryption_keys.clone())),
+    }
+}
+
+/// Whether `outbox` has no problem but with its key, which most looks at a store do not need.
+fn outbox_is_good(d: &Decoder<'_>, root: &Fields<'_>) -> bool {
+    root.get("outbox").is_none_or(|node| {
+        let key = match &node.value {
+            super::yaml::Value::Map(entries) => entries.iter().find(|(key, _)| key.text == "encryption_key"),
+            _ => None,
+        };
+        !d.is_troubled_beside(node, key.map(|(_, value)| value))
+    })
 }
 
 fn default_source() -> Source {
@@ -101,7 +147,7 @@ fn sources(d: &mut Decoder<'_>, root: &Fields<'_>) -> BTreeMap<String, Source> {
 /// Checks a name that stands as a key.
 pub fn check_name(d: &mut Decoder<'_>, key: &Key, of: &str) {
     if let Err(right) = values::name(&key.text) {
-        d.problem(key.span, format!("not a name for a {of}: {right}"), None);
+        d.problem(key.span, format!("not a name for a {of}: {right}"), Some(values::rename(&key.text)));
     }
 }
 
@@ -156,9 +202,8 @@ fn listen(d: &mut Decoder<'_>, node: &Node) -> Option<Listen> {
     let text = d.loose(node)?;
     if let Some(path) = text.strip_prefix("unix:") {
         let path = d.locate(path.strip_prefix("//").unwrap_or(path));
-        // sockaddr_un holds 108 bytes, the last of them a zero.
-        if path.as_os_str().len() > 107 || text.len() <= "unix:".len() {
-            let help = Some("write unix:/path, with a path of at most 107 bytes".to_owned());
+        if path.as_os_str().len() > limits::SOCKET_PATH_BYTES || text.len() <= "unix:".len() {
+            let help = Some(format!("write unix:/path, with a path of at most {} bytes", limits::SOCKET_PATH_BYTES));
             d.problem(node.span, format!("{} is no path for a unix socket", d.quote(node)), help);
             return None;
         }
@@ -195,6 +240,7 @@ fn outbox(d: &mut Decoder<'_>, root: &Fields<'_>) -> (PathBuf, OutboxSettings) {
         retain_dead: 30 * DAY,
         retain_events: Duration::ZERO,
         retain_bodies: false,
+        encryption_keys: Vec::new(),
     };
     let mut path = d.locate("data");
     let Some(fields) = root.get("outbox").and_then(|node| d.fields(node, &shape::OUTBOX, None)) else {
@@ -221,6 +267,7 @@ fn outbox(d: &mut Decoder<'_>, root: &Fields<'_>) -> (PathBuf, OutboxSettings) {
         out.retain_events = retain.duration(d, "events", out.retain_events, any);
         out.retain_bodies = retain.boolean(d, "bodies", false);
     }
+    out.encryption_keys = fields.get("encryption_key").map(|node| sealing::keys(d, node)).unwrap_or_default();
     (path, out)
 }
 
@@ -276,6 +323,7 @@ fn egress(d: &mut Decoder<'_>, root: &Fields<'_>) -> Egress {
     let (deny, allow) = (fields.get("deny"), fields.get("allow"));
     out.deny = deny.map(|node| networks(d, node)).unwrap_or_default();
     out.allow = allow.map(|node| networks(d, node)).unwrap_or_default();
+    out.proxy = proxy::decode(d, &fields);
     out
 }
 

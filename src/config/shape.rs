@@ -1,6 +1,10 @@
 //! Every key that a configuration may hold, in one table: its kind, its default, what it is for. Decoders, the masking
 //! of shown lines and the JSON Schema all read this table, so that none of them can know a key the others do not.
 
+mod sources;
+
+use crate::limits;
+
 /// What a key's value is.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
@@ -178,7 +182,7 @@ pub static WEBHOOK: Block = Block {
         ),
         key("format", Kind::Choice(&["json", "cloudevents"]), "\"json\"", "Shape of the body."),
         key("tls", Kind::Block(&TLS), "", "Certificates of this destination."),
-        later("auth", Kind::Block(&AUTH), "How sidehook authenticates itself."),
+        key("auth", Kind::Block(&AUTH), "", "How sidehook shows who it is; one of basic, bearer, oauth2."),
         key("breaker", Kind::Block(&BREAKER), "", "When a failing destination is left alone for a while."),
     ],
 };
@@ -250,16 +254,36 @@ pub static TLS: Block = Block {
 };
 
 /// `auth`.
-pub static AUTH: Block = Block { name: "auth", keys: &[later("oauth2", Kind::Block(&OAUTH2), "Client credentials.")] };
+pub static AUTH: Block = Block {
+    name: "auth",
+    keys: &[
+        key("basic", Kind::Block(&BASIC), "", "User name and password."),
+        key("bearer", Kind::Secret, "", "A token that does not change by itself."),
+        key("oauth2", Kind::Block(&OAUTH2), "", "Client credentials: a token from a token endpoint."),
+    ],
+};
+
+/// `auth.basic`.
+pub static BASIC: Block = Block {
+    name: "basic",
+    keys: &[required("username", Kind::Text, "Who asks."), required("password", Kind::Secret, "The password.")],
+};
 
 /// `auth.oauth2`.
 pub static OAUTH2: Block = Block {
     name: "oauth2",
     keys: &[
-        later("token_url", Kind::Url, "Where tokens come from."),
-        later("client_id", Kind::Text, "Who asks."),
-        later("client_secret", Kind::Secret, "Its secret."),
-        later("scopes", Kind::List(&Kind::Text), "What is asked for."),
+        required("token_url", Kind::Url, "Where tokens come from."),
+        required("client_id", Kind::Text, "Who asks."),
+        required("client_secret", Kind::Secret, "Its secret."),
+        key("scopes", Kind::List(&Kind::Text), "[]", "What is asked for."),
+        key("audience", Kind::Text, "", "For whom, where the endpoint wants to know."),
+        key(
+            "client_auth",
+            Kind::Choice(&["basic", "body"]),
+            "\"basic\"",
+            "Whether id and secret go in the request's Authorization header or in its form.",
+        ),
     ],
 };
 
@@ -299,7 +323,12 @@ pub static OUTBOX: Block = Block {
             "What happens at the size limit.",
         ),
         key("retain", Kind::Block(&RETAIN), "", "How long what is done is kept."),
-        later("encryption_key", Kind::Secret, "Seals what is stored."),
+        key(
+            "encryption_key",
+            Kind::Secret,
+            "",
+            "Seals what is stored: 32 bytes in base64 a line; the first line seals, all open.",
+        ),
         later("backend", Kind::Choice(&["nats"]), "Another store than the embedded one."),
         later("servers", Kind::List(&Kind::Text), "nats: its servers."),
         later("stream", Kind::Text, "nats: its stream."),
@@ -350,8 +379,18 @@ pub static EGRESS: Block = Block {
         key("allow_http", Kind::Bool, "false", "Whether http:// destinations are allowed."),
         key("deny", Kind::List(&Kind::Network), "[]", "Networks that are never dialled, beside the built-in ones."),
         key("allow", Kind::List(&Kind::Network), "[]", "Exceptions to deny and to the built-in list."),
-        later("proxy", Kind::Either(&[Kind::Url, Kind::Null]), "A proxy for what is sent."),
-        later("no_proxy", Kind::List(&Kind::Text), "Destinations that do not go through the proxy."),
+        key(
+            "proxy",
+            Kind::Either(&[Kind::Url, Kind::Secret, Kind::Null]),
+            "null",
+            "An HTTP proxy for all that is sent: http://USER:PASSWORD@HOST:PORT",
+        ),
+        key(
+            "no_proxy",
+            Kind::List(&Kind::Text),
+            "[]",
+            "What does not go through it: names with all below them, addresses, networks, or *",
+        ),
     ],
 };
 
@@ -376,7 +415,12 @@ pub static RELOAD: Block = Block {
             "false",
             "Whether the rules' tests must pass before a generation is put in force.",
         ),
-        later("canary", Kind::Integer(0, 10_000), "Recent kept events that must still render."),
+        key(
+            "canary",
+            Kind::Integer(0, limits::CANARY_EVENTS),
+            "0",
+            "Recent kept events (`outbox.retain.events`) that must still render before a generation is put in force.",
+        ),
     ],
 };
 
@@ -413,99 +457,7 @@ pub static SHUTDOWN: Block = Block {
     ],
 };
 
-/// Types of sources, the available one first.
-pub static SOURCE_TYPES: [&str; 8] = ["http", "proxy", "stdin", "unix", "file", "exec", "sse", "nats"];
-
-macro_rules! source {
-    ($static:ident, $name:literal, [$($own:expr),* $(,)?]) => {
-        /// Keys of this type of source.
-        pub static $static: Block = Block {
-            name: $name,
-            keys: &[
-                required("type", Kind::Choice(&SOURCE_TYPES), "What kind of source it is."),
-                key("namespace", Kind::Text, "\"\"", "Keeps ids of several assistants apart."),
-                key("infer_failure", Kind::Bool, "true", "Whether an end that nobody reports is inferred."),
-                later("adapter", Kind::Path, "A rule that makes events of messages."),
-                later("verify", Kind::Any, "How inbound signatures are checked."),
-                $($own),*
-            ],
-        };
-    };
-}
-
-source!(
-    SOURCE_HTTP,
-    "source_http",
-    [
-        required("listen", Kind::Listen, "Where it listens."),
-        key("token", Kind::Secret, "", "Bearer token that senders must show."),
-    ]
-);
-source!(
-    SOURCE_PROXY,
-    "source_proxy",
-    [
-        later("listen", Kind::Listen, "Where it listens."),
-        later("upstream", Kind::Url, "The assistant."),
-        later("taps", Kind::List(&Kind::Block(&TAP)), "What is read along."),
-    ]
-);
-source!(SOURCE_STDIN, "source_stdin", []);
-source!(SOURCE_UNIX, "source_unix", [later("listen", Kind::Listen, "Where it listens.")]);
-source!(SOURCE_FILE, "source_file", [later("path", Kind::Path, "The file that is followed.")]);
-source!(
-    SOURCE_EXEC,
-    "source_exec",
-    [
-        later("command", Kind::List(&Kind::Text), "The assistant's program and its arguments."),
-        later("env", Kind::Map(&Kind::Hidden), "Its environment."),
-        later("cwd", Kind::Path, "Its working directory."),
-        later("on_overflow", Kind::Choice(&["drop", "block"]), "What happens when the outbox is full."),
-    ]
-);
-source!(
-    SOURCE_SSE,
-    "source_sse",
-    [later("url", Kind::Url, "The stream."), later("headers", Kind::Map(&Kind::Hidden), "Request headers."),]
-);
-source!(
-    SOURCE_NATS,
-    "source_nats",
-    [
-        later("servers", Kind::List(&Kind::Text), "Servers."),
-        later("stream", Kind::Text, "The stream."),
-        later("consumer", Kind::Text, "The durable consumer."),
-    ]
-);
-
-/// One of `taps`.
-pub static TAP: Block = Block {
-    name: "tap",
-    keys: &[
-        later("path", Kind::Text, "Path, may hold `*`."),
-        later("method", Kind::Text, "Method."),
-        later("read", Kind::Choice(&["request", "response", "both"]), "Which side is read."),
-        later("format", Kind::Choice(&["json", "ndjson", "sse", "websocket"]), "What it is made of."),
-        later("adapter", Kind::Path, "A rule that makes events of messages."),
-        later("on_overflow", Kind::Choice(&["drop", "block"]), "What happens to what it cannot keep up with."),
-    ],
-};
-
-/// The keys of a source of this type.
-#[must_use]
-pub fn source(kind: &str) -> Option<&'static Block> {
-    Some(match kind {
-        "http" => &SOURCE_HTTP,
-        "proxy" => &SOURCE_PROXY,
-        "stdin" => &SOURCE_STDIN,
-        "unix" => &SOURCE_UNIX,
-        "file" => &SOURCE_FILE,
-        "exec" => &SOURCE_EXEC,
-        "sse" => &SOURCE_SSE,
-        "nats" => &SOURCE_NATS,
-        _ => return None,
-    })
-}
+pub use sources::{SOURCE_HTTP, SOURCE_TYPES, source};
 
 /// What people write instead, from other tools and from habit, with the key they mean.
 #[must_use]
@@ -541,6 +493,9 @@ pub fn meant(block: &Block, name: &str) -> Option<&'static str> {
         "sidehook" => &[("hooks", "webhooks"), ("rules", "rules_dir"), ("source", "sources"), ("storage", "outbox")],
         "backoff" => &[("max_attempts", "attempts"), ("multiplier", "factor"), ("max_delay", "max")],
         "retry" => &[("attempts", "schedule"), ("backoff", "schedule"), ("codes", "statuses"), ("max", "schedule")],
+        "auth" => &[("token", "bearer"), ("oauth", "oauth2")],
+        "basic" => &[("user", "username"), ("pass", "password")],
+        "oauth2" => &[("url", "token_url"), ("scope", "scopes"), ("id", "client_id"), ("secret", "client_secret")],
         "tls" => &[("ca", "ca_file"), ("cert", "client_cert_file"), ("key", "client_key_file"), ("sni", "server_name")],
         "admin" | "source_http" => &[("port", "listen"), ("address", "listen"), ("bind", "listen"), ("addr", "listen")],
         _ => &[],

@@ -51,8 +51,8 @@ fn decoders_ask_for_every_key_of_the_table() {
                 admin: {hosts: [x]}\negress: {allow_http: true}\nlimits: {concurrency: 1}\nreload: {canary: 0}\nshutdown: {grace: 1s}\n\
                 webhooks:\n  a: &a\n    url: https://example.com\n    events: [a.b]\n    wait_for: {analysis: [x]}\n    tls: {min_version: 1.3}\n\
                 \x20   breaker: {failures: 2}\n    retry: {schedule: {attempts: 2}}\n\
-                \x20   signing: {scheme: hmac, header: X-Sig, secrets: [x]}\n\
-                \x20 b: {url: https://example.com, events: [a.b], signing: {scheme: none}}\n";
+                \x20   signing: {scheme: hmac, header: X-Sig, secrets: [x]}\n    auth: {basic: {username: u, password: p}}\n\
+                \x20 b: {url: https://example.com, events: [a.b], signing: {scheme: none}, auth: {oauth2: {token_url: https://example.com, client_id: c, client_secret: s}}}\n";
     let dir = dir(&[("sidehook.yaml", text)]);
     if let Err(report) = load_dir(dir.path()) {
         panic!("{}", report.render(false));
@@ -254,4 +254,98 @@ fn text() -> impl Strategy<Value = String> {
         any::<char>().prop_map(String::from),
     ];
     prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+}
+
+#[test]
+fn aliases_may_not_repeat_text_without_end() {
+    let text = format!("a: &a {}\nb: [{}]\n", "x".repeat(100_000), "*a, ".repeat(100));
+    let parsed = super::yaml::parse(0, &text);
+    assert!(parsed.root.is_none());
+    assert_eq!(parsed.mistakes[0].message, "aliases repeat more than 8 MiB of text");
+}
+
+#[test]
+fn mistakes_show_no_secret() {
+    const HOOK: &str = "url: https://x.example/h\nevents: [a.b]\nsigning: {scheme: none}\n";
+    let over = |key: &str, line: &str| {
+        HOOK.lines().filter(|l| !l.starts_with(key)).fold(format!("{line}\n"), |a, l| a + l + "\n")
+    };
+    for text in [
+        format!("{HOOK}headers:\n  Authorization: LEAK: x\n"),
+        format!("{HOOK}headers: {{Authorization: LEAK: x}}\n"),
+        format!("{HOOK}headers: {{Authorization LEAK}}\n"),
+        format!("{HOOK}headers: {{Authorization LEAK: x}}\n"),
+        format!("{HOOK}headers: {{Authorization, LEAK}}\n"),
+        format!("{HOOK}headers: {{LEAK, LEAK}}\n"),
+        format!("{HOOK}headers:\n  Authorization LEAK\n"),
+        format!("{HOOK}headers:\n  ? LEAK\n"),
+        format!("{HOOK}auth: {{basic: {{username: a, password: LEAK: b}}}}\n"),
+        format!("{HOOK}auth: {{basic: {{username: a, password LEAK}}}}\n"),
+        format!("{HOOK}auth: {{bearer, LEAK}}\n"),
+        format!("{HOOK}auth: {{oauth2: {{token_url: 'http://x/?k=LEAK', client_id: a, client_secret, LEAK}}}}\n"),
+        over("signing", "signing: {scheme: standard, LEAK}"),
+        over("signing", "signing: {scheme: standard, secrets: [a: LEAK: b]}"),
+        over("url", "url: http://x/?key=LEAK"),
+        over("url", "url: 'http://x/?key=LEAK LEAK'"),
+        over("url", "url: https://x/?LEAK#f"),
+        over("url", "url: https://x/#LEAK"),
+        over("url", "url: ftp://x/?key=LEAK"),
+        over("url", "url: https:///?key=LEAK"),
+        over("url", "url: https://x:99999/?key=LEAK"),
+        over("url", "url: https://u:LEAK@x/h"),
+        over("url", "url: https://x/?key=LEAK: y"),
+        over("url", "url: >-\n  http://x/\n  ?key=LEAK"),
+    ] {
+        let dir = dir(&[("sidehook.yaml", "admin: {listen: 127.0.0.1:0}"), ("webhooks/a.yaml", &text)]);
+        let Err(report) = load_dir(dir.path()) else { panic!("loads: {text}") };
+        let shown = format!("{}{}", report.render(false), report.to_json());
+        assert!(!shown.contains("LEAK"), "{text}\n{shown}");
+    }
+    for text in
+        ["admin: {listen: 127.0.0.1:0, token LEAK}", "admin: {token: LEAK: x}", "outbox: {encryption_key, LEAK}"]
+    {
+        let dir = dir(&[("sidehook.yaml", text)]);
+        let Err(report) = load_dir(dir.path()) else { panic!("loads: {text}") };
+        let shown = format!("{}{}", report.render(false), report.to_json());
+        assert!(!shown.contains("LEAK"), "{text}\n{shown}");
+    }
+}
+
+#[test]
+fn what_variables_put_into_a_url_is_starred() {
+    let env = |name: &str| match name {
+        "P" => Some("LEAK/p?q=LEAK".to_owned()),
+        "HOST" => Some("leak.example".to_owned()),
+        "K" => Some("LEAK".to_owned()),
+        _ => None,
+    };
+    for (url, shown) in [
+        ("https://x.example:19444/hook/${K}?key=${K}&b=LEAK", "https://x.example:19444/hook/****?key=****&b=****"),
+        ("https://x.example/${P}&b=LEAK", "https://x.example/****&b=****"),
+        ("https://${HOST}/h", "https://****/h"),
+        ("https://x.example/h?LEAK", "https://x.example/h?****"),
+    ] {
+        let hook = format!("url: {url}\nevents: [a.b]\nsigning: {{scheme: none}}\n");
+        let dir = dir(&[("sidehook.yaml", ""), ("webhooks/a.yaml", &hook)]);
+        let generation = load(dir.path(), &env, &Clock::System).unwrap_or_else(|r| panic!("{}", r.render(false)));
+        let webhook = &generation.webhooks["a"];
+        assert_eq!(webhook.shown_url, shown);
+        let hidden = webhook.hide_host("leak.example could not be resolved".to_owned());
+        let wanted =
+            if url.contains("HOST") { "**** could not be resolved" } else { "leak.example could not be resolved" };
+        assert_eq!(hidden, wanted);
+    }
+}
+
+#[test]
+fn webhook_files_of_other_endings_are_reported() {
+    for name in ["x.yml", "x.YML", "x.YAML", "x.Json"] {
+        let dir = dir(&[("sidehook.yaml", ""), (&format!("webhooks/{name}"), "{}")]);
+        let Err(report) = load_dir(dir.path()) else { panic!("loads: {name}") };
+        let shown = report.render(false);
+        assert!(
+            shown.contains("webhook files end in .yaml") && shown.contains("rename it to x.yaml"),
+            "{name}: {shown}"
+        );
+    }
 }

@@ -108,6 +108,15 @@ pub fn name(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// What to call something whose name [`name`] refuses.
+#[must_use]
+pub fn rename(text: &str) -> String {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.') { c } else { '-' };
+    let better: String = text.chars().map(allowed).take(limits::CONFIG_NAME_BYTES).collect();
+    let better = better.trim_start_matches(|c: char| !c.is_ascii_alphanumeric()).trim_end_matches('-');
+    if name(better).is_ok() { format!("call it `{better}`") } else { "call it `crm`, for example".to_owned() }
+}
+
 /// The candidate that `text` was probably meant to be.
 #[must_use]
 pub fn nearest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

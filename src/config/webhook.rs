@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, header};
 
+use super::auth;
 use super::decode::Decoder;
 use super::fields::Fields;
 use super::mask;
@@ -19,15 +20,12 @@ use super::values;
 use super::yaml::{Node, Span, Value};
 use crate::delivery::{BreakerPolicy, Rate, RetryPolicy, Schedule, StatusSet};
 use crate::limits;
-use crate::rules::{Format, OnRuleError, Program};
+use crate::rules::{Format, OnRuleError, Program, is_framing};
 use crate::sign::Signer;
 
 const MILLI: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const MONTH: Duration = Duration::from_secs(30 * 24 * 3600);
-
-/// Headers that frame a request: neither a configuration nor a rule sets them.
-const FRAMING: [&str; 4] = ["host", "content-length", "transfer-encoding", "connection"];
 
 /// What all webhooks of a load share.
 pub struct Shared<'s> {
@@ -45,7 +43,8 @@ pub struct Shared<'s> {
 pub fn decode(d: &mut Decoder<'_>, name: &str, node: &Node, shared: &Shared<'_>, file_hash: String) -> Option<Webhook> {
     let mut fields = d.fields(node, &shape::WEBHOOK, shared.defaults)?;
     fields.partial = shared.partial;
-    let url = fields.require(d, "url", "`url: https://…`").and_then(|n| url(d, n, shared.allow_http));
+    let address = fields.require(d, "url", "`url: https://…`");
+    let url = address.and_then(|n| Some((url(d, n, shared.allow_http)?, n)));
     let events = fields.require(d, "events", "`events: [conversation.completed]`").and_then(|n| events(d, n));
     let signer = match fields.require(
         d,
@@ -64,7 +63,7 @@ pub fn decode(d: &mut Decoder<'_>, name: &str, node: &Node, shared: &Shared<'_>,
     let signature_header = signer.as_ref().map(Signer::reserved).unwrap_or_default();
     let headers = headers(d, &fields, &signature_header);
     let description = fields.get("description").and_then(|n| d.text(n));
-    let _ = fields.get("auth").map(|n| d.fields(n, &shape::AUTH, None));
+    let auth = auth::decode(d, &fields, &headers, shared.allow_http);
     let enabled = fields.boolean(d, "enabled", true);
     let wait_for = wait_for(d, &fields);
     let timeout = fields.duration(d, "timeout", Duration::from_secs(15), (MILLI, HOUR));
@@ -84,13 +83,16 @@ pub fn decode(d: &mut Decoder<'_>, name: &str, node: &Node, shared: &Shared<'_>,
     let when = fields.get("when").and_then(|n| shared.library.when(d, n));
     let rule = fields.get("rule").and_then(|n| shared.library.rule(d, n));
     let tls = tls::decode(d, &fields);
-    let mut reserved: Vec<String> = FRAMING.iter().map(|n| (*n).to_owned()).collect();
-    reserved.extend(signature_header.iter().map(|n| n.as_str().to_owned()));
+    let mut reserved: Vec<String> = signature_header.iter().map(|n| n.as_str().to_owned()).collect();
     reserved.extend(headers.iter().map(|(n, _)| n.as_str().to_owned()));
-    let (url, events, signer) = (url?, events?, signer?);
+    if auth.is_some() {
+        reserved.push(header::AUTHORIZATION.as_str().to_owned());
+    }
+    let ((url, address), events, signer) = (url?, events?, signer?);
     Some(Webhook {
         name: Arc::from(name),
         description,
+        shown_url: shown_url(address, &url),
         url,
         method,
         events,
@@ -114,12 +116,14 @@ pub fn decode(d: &mut Decoder<'_>, name: &str, node: &Node, shared: &Shared<'_>,
         rate_limit,
         priority,
         tls,
+        auth,
         breaker,
         file_hash,
     })
 }
 
-fn url(d: &mut Decoder<'_>, node: &Node, allow_http: bool) -> Option<url::Url> {
+/// A destination's URL.
+pub fn url(d: &mut Decoder<'_>, node: &Node, allow_http: bool) -> Option<url::Url> {
     let text = d.text(node)?;
     let right = "write https://host/path".to_owned();
     let url = match url::Url::parse(&text) {
@@ -140,7 +144,7 @@ fn url(d: &mut Decoder<'_>, node: &Node, allow_http: bool) -> Option<url::Url> {
         return None;
     }
     if !url.username().is_empty() || url.password().is_some() {
-        let help = "put them into `headers: {Authorization: …}`".to_owned();
+        let help = "put them into `auth: {basic: {username: …, password: …}}`".to_owned();
         d.problem(node.span, "a URL may not hold a user name or password", Some(help));
         return None;
     }
@@ -150,6 +154,14 @@ fn url(d: &mut Decoder<'_>, node: &Node, allow_http: bool) -> Option<url::Url> {
         return None;
     }
     Some(url)
+}
+
+/// The URL as people see it. Where variables went into it, it stands as it was written: no parsing moves what they hide.
+fn shown_url(node: &Node, url: &url::Url) -> String {
+    match &node.value {
+        Value::Scalar(s) if s.interpolated => mask::url(&s.text, &s.variables),
+        _ => mask::url(url.as_str(), &[]),
+    }
 }
 
 fn events(d: &mut Decoder<'_>, node: &Node) -> Option<EventPatterns> {
@@ -221,12 +233,11 @@ fn headers(d: &mut Decoder<'_>, fields: &Fields<'_>, signature: &[HeaderName]) -
     let Some(node) = fields.get("headers") else { return out };
     for (key, value) in d.map(node).unwrap_or_default() {
         let Ok(name) = HeaderName::from_bytes(key.text.as_bytes()) else {
-            let shown: String = key.text.chars().take(60).collect();
-            let help = "a name such as X-Source, without colon or blank".to_owned();
-            d.problem(key.span, format!("`{shown}` is no header name"), Some(help));
+            let help = "write NAME: VALUE, with a name such as X-Source, without colon or blank".to_owned();
+            d.problem(key.span, format!("{} is no header name", d.quote_key(key)), Some(help));
             continue;
         };
-        if name.as_str().starts_with("webhook-") || FRAMING.contains(&name.as_str()) || signature.contains(&name) {
+        if name.as_str().starts_with("webhook-") || is_framing(name.as_str()) || signature.contains(&name) {
             let message = format!("the header `{}` is set by sidehook itself", key.text);
             d.problem(key.span, message, Some("leave it out".to_owned()));
             continue;
@@ -239,7 +250,7 @@ fn headers(d: &mut Decoder<'_>, fields: &Fields<'_>, signature: &[HeaderName]) -
         if value.is_null() {
             d.problem(
                 key.span,
-                format!("the header `{}` has no value", key.text),
+                format!("the header {} has no value", d.quote_key(key)),
                 Some("give it one, or leave it out".to_owned()),
             );
             continue;

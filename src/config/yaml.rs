@@ -64,6 +64,8 @@ pub struct Scalar {
     pub style: Style,
     /// Whether any of it came from `${…}`; it is then never shown.
     pub interpolated: bool,
+    /// What of it came from there, as bytes of `text`.
+    pub variables: Vec<std::ops::Range<usize>>,
 }
 
 /// What a plain scalar means under the core schema of YAML 1.2.
@@ -155,7 +157,7 @@ impl Node {
     /// What an empty file holds.
     #[must_use]
     pub fn nothing(file: FileId) -> Self {
-        let scalar = Scalar { text: String::new(), style: Style::Plain, interpolated: false };
+        let scalar = Scalar { text: String::new(), style: Style::Plain, interpolated: false, variables: Vec::new() };
         Self { span: Span::at(file, 1, 1), value: Value::Scalar(scalar) }
     }
 
@@ -276,6 +278,8 @@ struct Builder<'t> {
     stack: Vec<Open>,
     anchors: BTreeMap<usize, Node>,
     nodes: usize,
+    /// Bytes of text that aliases repeat.
+    expanded: usize,
     documents: usize,
     root: Option<Node>,
     mistakes: Vec<Mistake>,
@@ -312,9 +316,9 @@ impl Builder<'_> {
                 };
                 let scalar = if tag.is_some_and(|t| !t.is_yaml_core_schema()) {
                     // It means something else than it says, so nothing more is made of it.
-                    Scalar { text: UNREADABLE.to_owned(), style, interpolated: true }
+                    Scalar { text: UNREADABLE.to_owned(), style, interpolated: true, variables: Vec::new() }
                 } else {
-                    Scalar { text: text.into_owned(), style, interpolated: false }
+                    Scalar { text: text.into_owned(), style, interpolated: false, variables: Vec::new() }
                 };
                 let node = Node { span, value: Value::Scalar(scalar) };
                 self.keep(anchor, &node);
@@ -332,6 +336,7 @@ impl Builder<'_> {
             Event::Alias(id) => {
                 if let Some(mut node) = self.anchors.get(&id).cloned() {
                     self.nodes = self.nodes.saturating_add(size(&node));
+                    self.expanded = self.expanded.saturating_add(text_bytes(&node));
                     node.span = span;
                     self.add(node);
                 } else {
@@ -370,7 +375,8 @@ impl Builder<'_> {
     fn close(&mut self, end: Span) {
         let Some(mut open) = self.stack.pop() else { return };
         if open.spoiled && matches!(&open.node.value, Value::Map(entries) if entries.is_empty()) {
-            let scalar = Scalar { text: UNREADABLE.to_owned(), style: Style::Plain, interpolated: true };
+            let scalar =
+                Scalar { text: UNREADABLE.to_owned(), style: Style::Plain, interpolated: true, variables: Vec::new() };
             open.node.value = Value::Scalar(scalar);
         }
         open.node.span.end_line = end.end_line;
@@ -381,8 +387,13 @@ impl Builder<'_> {
 
     fn add(&mut self, node: Node) {
         self.nodes = self.nodes.saturating_add(1);
-        if self.nodes > limits::CONFIG_NODES {
-            let message = format!("more than {} values, aliases counted each time", limits::CONFIG_NODES);
+        let many = self.nodes > limits::CONFIG_NODES;
+        if many || self.expanded > limits::CONFIG_EXPANDED_BYTES {
+            let message = if many {
+                format!("more than {} values, aliases counted each time", limits::CONFIG_NODES)
+            } else {
+                format!("aliases repeat more than {} MiB of text", limits::CONFIG_EXPANDED_BYTES / (1024 * 1024))
+            };
             self.mistake(node.span, message, Some("write out fewer, or use `defaults` instead of aliases"));
             self.stopped = true;
             self.root = None;
@@ -415,13 +426,17 @@ impl Builder<'_> {
                 entries.push((key, node));
             }
             Some(line) => {
-                self.dropped.push(node);
                 let shown: String = key.text.chars().take(60).collect();
-                self.mistake(
-                    key.span,
-                    format!("`{shown}` is already there, on line {line}"),
-                    Some("keep one of the two"),
-                );
+                // Without a value it may be one itself, whose colon or comma was forgotten.
+                let shown = if node.is_null() { "a key without a value".to_owned() } else { format!("`{shown}`") };
+                let alone = Scalar { text: key.text, style: Style::Plain, interpolated: false, variables: Vec::new() };
+                self.dropped.push(if node.is_null() {
+                    Node { span: key.span, value: Value::Scalar(alone) }
+                } else {
+                    node
+                });
+                let message = format!("{shown} is already there, on line {line}");
+                self.mistake(key.span, message, Some("keep one of the two"));
             }
         }
     }
@@ -442,6 +457,15 @@ impl Builder<'_> {
                 Key { text: String::new(), span: Span { file: usize::MAX, ..node.span } }
             }
         }
+    }
+}
+
+/// Bytes of text in a tree.
+fn text_bytes(node: &Node) -> usize {
+    match &node.value {
+        Value::Scalar(scalar) => scalar.text.len(),
+        Value::List(items) => items.iter().map(text_bytes).sum(),
+        Value::Map(entries) => entries.iter().map(|(key, value)| key.text.len() + text_bytes(value)).sum(),
     }
 }
 

@@ -90,6 +90,12 @@ impl RetryPolicy {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "delays are far below 2^53"
+)]
 mod tests {
     use proptest::prelude::*;
 
@@ -153,6 +159,26 @@ mod tests {
                     prop_assert!(u128::from(delay) <= most, "{} > {}", delay, most);
                 }
             }
+        }
+
+        #[test]
+        fn a_list_gives_one_retry_per_entry_each_within_its_jitter(
+            entries in proptest::collection::vec(0u64..100_000_000, 0..12), jitter in 0.0f64..=1.0, unit in 0.0f64..1.0,
+            after in proptest::option::of(0u64..200_000),
+        ) {
+            let delays = entries.iter().copied().map(Duration::from_millis).collect();
+            let policy = RetryPolicy { schedule: Schedule::List(delays), jitter, statuses: StatusSet::default() };
+            let floor = after.unwrap_or(0).min(86_400) * 1000;
+            for (made, entry) in (1..).zip(&entries) {
+                let delay = due_in(&policy, made, after, unit);
+                prop_assert!(delay.is_some(), "attempt {} has an entry", made);
+                let (delay, base) = (delay.unwrap_or(0), (*entry).max(floor));
+                // A millisecond is lost where the product is cut to whole ones.
+                let spread = (base as f64 * jitter).ceil() as u64 + 1;
+                prop_assert!(delay >= floor.max(base.saturating_sub(spread)) && delay <= base + spread, "{} of {}", delay, base);
+            }
+            let beyond = u32::try_from(entries.len()).unwrap_or(0) + 1;
+            prop_assert_eq!(due_in(&policy, beyond, after, unit), None);
         }
     }
 }

@@ -19,6 +19,8 @@ pub enum Fault {
     Reset,
     /// The egress guard refused the address.
     Denied,
+    /// No token could be had from the token endpoint.
+    Auth,
 }
 
 impl Fault {
@@ -31,6 +33,7 @@ impl Fault {
             Self::Tls => "tls",
             Self::Reset => "reset",
             Self::Denied => "denied",
+            Self::Auth => "auth",
         }
     }
 }

@@ -11,11 +11,13 @@ use super::attempt::{Called, Parcel, Prepared};
 use super::board::{Board, Command, Handle};
 use super::lane::{Lane, Refill};
 use super::settler::{self, Settle, Settled};
+use super::token::{self, Way};
 use crate::clock::{Clock, Entropy, Timestamp};
 use crate::config::{Generation, Webhook};
 use crate::delivery::{BreakerState, Outcome};
+use crate::event::own::Troubles;
 use crate::limits;
-use crate::net::{Client, Guard};
+use crate::net::Guard;
 use crate::outbox::{Health, Outbox, OutboxError, Ready, Standing};
 use crate::shutdown::Shutdown;
 use crate::telemetry::dispatch as facts;
@@ -47,6 +49,7 @@ pub struct Dispatcher {
     handle: Handle,
     /// Counts starts and questions, for taking turns.
     turn: u64,
+    troubles: Troubles,
 }
 
 struct Settler {
@@ -120,9 +123,17 @@ impl Dispatcher {
             commands,
             handle: Handle { commands: commands_in, board: Board::default() },
             turn: 0,
+            troubles: Troubles::default(),
         };
         dispatcher.take_generation();
         dispatcher
+    }
+
+    /// Tells what goes wrong to these.
+    #[must_use]
+    pub fn with_troubles(mut self, troubles: Troubles) -> Self {
+        self.troubles = troubles;
+        self
     }
 
     /// For waking it and for looking at it.
@@ -179,7 +190,7 @@ impl Dispatcher {
                 Event::Refilled(webhook, refill) => self.refilled(&webhook, refill),
                 Event::Generation => self.take_generation(),
                 Event::Health => self.store_works = !matches!(*health.borrow_and_update(), Health::Failed(_)),
-                Event::Command(command) => self.obey(&command),
+                Event::Command(command) => self.obey(command),
                 Event::Woken => {}
                 Event::Draining => draining = true,
                 Event::Abort => break,
@@ -212,7 +223,7 @@ impl Dispatcher {
         if guard != *self.guard {
             // Open connections were allowed by rules that are no longer in force.
             self.guard = Arc::new(guard);
-            self.lanes.values_mut().for_each(|lane| lane.client = None);
+            self.lanes.values_mut().for_each(|lane| lane.way = None);
         }
         for (name, webhook) in &generation.webhooks {
             let lane = self.lanes.entry(name.clone()).or_insert_with(|| {
@@ -308,18 +319,12 @@ impl Dispatcher {
             let Some((delivery, probe)) = lane.start(now) else { continue };
             self.turn += 1;
             lane.last_start = self.turn;
-            let client = client(lane, &webhook, &self.guard);
-            let parcel = Parcel {
-                row: delivery.row,
-                id: delivery.id.clone(),
-                made: delivery.attempts.saturating_add(1),
-                arrived: delivery.arrived,
-            };
-            let flight = Flight { webhook: webhook.clone(), parcel, at: now, probe };
+            let way = way(lane, &webhook, &self.guard, &self.clock);
+            let flight = Flight { webhook: webhook.clone(), parcel: Parcel::of(&delivery), at: now, probe };
             let (clock, entropy) = (self.clock.clone(), self.entropy.clone());
             let task = self
                 .calls
-                .spawn(async move { Prepared::new(webhook, delivery, &clock, &entropy).call(client, &clock).await });
+                .spawn(async move { Prepared::new(webhook, delivery, &clock, &entropy).call(way, &clock).await });
             self.flights.insert(task.id(), flight);
         }
     }
@@ -333,6 +338,7 @@ impl Dispatcher {
         let called = called.unwrap_or_else(|| Called::lost(webhook.clone(), parcel, at));
         let now = self.clock.now();
         let handled = called.handle(now, self.entropy.unit());
+        let mut news = true;
         if let Some(lane) = self.lanes.get_mut(&webhook.name) {
             let moved = lane.came_back(handled.outcome, handled.retry_after, probe, now);
             if let Some(state) = moved {
@@ -341,10 +347,15 @@ impl Dispatcher {
             if let Some(Standing::Disabled { file_hash, .. }) = &handled.standing
                 && lane.webhook.as_ref().is_some_and(|current| current.file_hash == *file_hash)
             {
+                // Of several that meet a 410 at once one is told.
+                news = lane.active();
                 lane.set_gone(file_hash.clone());
             }
             let ok = handled.outcome.is_some_and(Outcome::is_success);
             self.handle.board.came_back(&webhook.name, &lane.breaker, lane.in_flight, ok, now);
+        }
+        if let Some(trouble) = handled.trouble.filter(|_| news) {
+            self.troubles.tell(trouble);
         }
         self.unsettled += 1;
         let settle =
@@ -365,14 +376,21 @@ impl Dispatcher {
         }
     }
 
-    fn obey(&mut self, command: &Command) {
+    fn obey(&mut self, command: Command) {
         match command {
             Command::Wake(Some(webhook)) => {
-                if let Some(lane) = self.lanes.get_mut(webhook) {
+                if let Some(lane) = self.lanes.get_mut(&webhook) {
                     lane.wake();
                 }
             }
             Command::Wake(None) => self.lanes.values_mut().for_each(Lane::wake),
+            Command::Pause(webhook, paused, done) => {
+                if let Some(lane) = self.lanes.get_mut(&webhook) {
+                    lane.pause(paused);
+                }
+                // Whoever asked may have gone away.
+                let _ = done.send(());
+            }
         }
     }
 
@@ -401,14 +419,16 @@ async fn receive(ready: &mut Option<mpsc::Receiver<Ready>>, into: &mut Vec<Ready
     }
 }
 
-/// The lane's client; made anew when the TLS settings are others. Its connections outlive generations.
-fn client(lane: &mut Lane, webhook: &Webhook, guard: &Arc<Guard>) -> Result<Client, String> {
-    if let Some((identity, client)) = &lane.client
-        && *identity == webhook.tls.identity
+/// The lane's way to its destination; made anew when the TLS or auth settings are others. Its connections and its token
+/// outlive generations.
+fn way(lane: &mut Lane, webhook: &Webhook, guard: &Arc<Guard>, clock: &Clock) -> Result<Way, String> {
+    let identity = token::identity(webhook);
+    if let Some((known, way)) = &lane.way
+        && *known == identity
     {
-        return client.clone();
+        return way.clone();
     }
-    let client = Client::new(&webhook.tls, guard.clone()).map_err(|error| error.to_string());
-    lane.client = Some((webhook.tls.identity.clone(), client.clone()));
-    client
+    let way = Way::new(webhook, guard, clock).map_err(|error| error.to_string());
+    lane.way = Some((identity, way.clone()));
+    way
 }

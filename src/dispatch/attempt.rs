@@ -9,10 +9,12 @@ use http::Request;
 use http_body_util::Full;
 
 use super::request::{self, Unsendable};
+use super::token::Way;
 use crate::clock::{Clock, Entropy, Timestamp};
 use crate::config::Webhook;
 use crate::delivery::{Fault, Judgement, Outcome, judge, parse_retry_after};
-use crate::net::{Answer, Client, Failure};
+use crate::event::own::{Trouble, is_own};
+use crate::net::{Answer, Failure};
 use crate::outbox::{Attempt, Ready, Settlement, Standing, Verdict};
 use crate::telemetry::dispatch as facts;
 
@@ -22,6 +24,21 @@ pub(super) struct Parcel {
     pub(super) id: String,
     pub(super) made: u32,
     pub(super) arrived: Timestamp,
+    /// Whether its event is about sidehook itself.
+    pub(super) own: bool,
+}
+
+impl Parcel {
+    /// What is kept of a delivery while its attempt is under way.
+    pub(super) fn of(delivery: &Ready) -> Self {
+        Self {
+            row: delivery.row,
+            id: delivery.id.clone(),
+            made: delivery.attempts.saturating_add(1),
+            arrived: delivery.arrived,
+            own: is_own(&delivery.event_type),
+        }
+    }
 }
 
 /// A request that was built and signed for the present moment.
@@ -52,6 +69,8 @@ pub(super) struct Handled {
     pub(super) outcome: Option<Outcome>,
     /// What the destination asked for.
     pub(super) retry_after: Option<Duration>,
+    /// What an operator may want to hear.
+    pub(super) trouble: Option<Trouble>,
 }
 
 impl Prepared {
@@ -59,16 +78,18 @@ impl Prepared {
     pub(super) fn new(webhook: Arc<Webhook>, delivery: Ready, clock: &Clock, entropy: &Entropy) -> Self {
         let at = clock.now();
         let request = request::build(&webhook, &delivery, at, entropy);
-        let Ready { row, id, attempts, arrived, .. } = delivery;
-        Self { webhook, parcel: Parcel { row, id, made: attempts.saturating_add(1), arrived }, request, at }
+        let parcel = Parcel::of(&delivery);
+        // From here on only the request holds the payload.
+        drop(delivery);
+        Self { webhook, parcel, request, at }
     }
 
-    /// Sends it. A client that could not be made is a failed attempt.
-    pub(super) async fn call(self, client: Result<Client, String>, clock: &Clock) -> Called {
+    /// Sends it. A way that could not be made is a failed attempt.
+    pub(super) async fn call(self, way: Result<Way, String>, clock: &Clock) -> Called {
         let Self { webhook, parcel, request, at } = self;
         let started = clock.instant();
-        let answer = match (request, client) {
-            (Ok(request), Ok(client)) => Ok(client.send(request, webhook.timeout).await),
+        let answer = match (request, way) {
+            (Ok(request), Ok(way)) => Ok(way.send(request, webhook.timeout).await),
             (Ok(_), Err(message)) => Ok(Err(Failure { fault: Fault::Tls, message })),
             (Err(unsendable), _) => Err(unsendable),
         };
@@ -79,7 +100,9 @@ impl Prepared {
                 let text = (!body.is_empty()).then(|| String::from_utf8_lossy(&body).into_owned());
                 (Ok((Outcome::Status(status), wait)), explain(status).map(str::to_owned), text)
             }
-            Ok(Err(Failure { fault, message })) => (Ok((Outcome::Fault(fault), None)), Some(message), None),
+            Ok(Err(Failure { fault, message })) => {
+                (Ok((Outcome::Fault(fault), None)), Some(webhook.hide_host(message)), None)
+            }
             Err(unsendable) => {
                 let message = unsendable.to_string();
                 (Err(unsendable), Some(message), None)
@@ -114,11 +137,12 @@ impl Called {
                 .emit();
         }
         let (verdict, standing) = follow(&webhook, &parcel, judgement, now, &status);
+        let trouble = trouble(&webhook, &parcel, &verdict, standing.as_ref());
         // An attempt that never left is not counted as one, but its error is what the operator needs to see.
         let attempt =
             Attempt { at, status, error, duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX), response };
         let settlement = Settlement { row: parcel.row, attempt: Some(attempt), verdict };
-        Handled { settlement, standing, outcome, retry_after }
+        Handled { settlement, standing, outcome, retry_after, trouble }
     }
 }
 
@@ -149,6 +173,20 @@ fn follow(
             let standing = Standing::Disabled { reason: reason.clone(), file_hash: webhook.file_hash.clone() };
             (Verdict::Held(reason), Some(standing))
         }
+    }
+}
+
+fn trouble(webhook: &Webhook, parcel: &Parcel, verdict: &Verdict, standing: Option<&Standing>) -> Option<Trouble> {
+    if parcel.own {
+        return None;
+    }
+    let (webhook, delivery) = (Arc::clone(&webhook.name), parcel.id.clone());
+    match (verdict, standing) {
+        (Verdict::Dead(reason), _) => Some(Trouble::DeliveryDead { webhook, delivery, reason: reason.clone() }),
+        (_, Some(Standing::Disabled { reason, .. })) => {
+            Some(Trouble::WebhookDisabled { webhook, delivery, reason: reason.clone() })
+        }
+        _ => None,
     }
 }
 

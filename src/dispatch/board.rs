@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Timestamp;
 use crate::delivery::{Breaker, BreakerState};
@@ -19,6 +19,8 @@ pub struct Handle {
 pub(super) enum Command {
     /// Ask the store again about one webhook, or about all.
     Wake(Option<Arc<str>>),
+    /// Starts nothing for a webhook any more, or again.
+    Pause(Arc<str>, bool, oneshot::Sender<()>),
 }
 
 /// What is shown of one webhook.
@@ -45,6 +47,16 @@ impl Handle {
     /// [`Handle::wake`] for every webhook; after `Outbox::set_webhooks`.
     pub async fn wake_all(&self) {
         let _ = self.commands.send(Command::Wake(None)).await;
+    }
+
+    /// After `Outbox::pause`: what is queued for the webhook is forgotten, and when this returns no further attempt
+    /// starts. `paused: false` takes it up again.
+    pub async fn pause(&self, webhook: &str, paused: bool) {
+        let (done, wait) = oneshot::channel();
+        // A dispatcher that has ended starts nothing.
+        if self.commands.send(Command::Pause(webhook.into(), paused, done)).await.is_ok() {
+            let _ = wait.await;
+        }
     }
 
     /// What is known of a webhook; `None` before its first attempt.

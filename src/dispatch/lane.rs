@@ -4,11 +4,11 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use super::token::Way;
 use crate::clock::Timestamp;
 use crate::config::Webhook;
 use crate::delivery::{Admission, Breaker, BreakerState, Outcome, Throttle, TokenBucket};
 use crate::limits;
-use crate::net::Client;
 use crate::outbox::Ready;
 
 /// State of one webhook's deliveries.
@@ -32,12 +32,14 @@ pub(super) struct Lane {
     pub(super) next_due: Option<Timestamp>,
     /// The file's hash when the destination said 410.
     gone: Option<String>,
+    /// An operator paused it. After a restart the store alone knows, and hands nothing out.
+    paused: bool,
     /// Held back until then.
     blocked_until: Option<Timestamp>,
     /// Held back until something comes back.
     waiting_for_result: bool,
-    /// The client and the TLS identity it was made for.
-    pub(super) client: Option<(String, Result<Client, String>)>,
+    /// The way to the destination and the TLS and auth identity it was made for.
+    pub(super) way: Option<(String, Result<Way, String>)>,
     /// Order of the last start, for taking turns.
     pub(super) last_start: u64,
     /// Order of the last question to the store, likewise.
@@ -124,9 +126,15 @@ impl Lane {
         self.forget();
     }
 
+    /// An operator paused or resumed it.
+    pub(super) fn pause(&mut self, paused: bool) {
+        self.paused = paused;
+        self.forget();
+    }
+
     /// Whether deliveries may be sent at all.
     pub(super) fn active(&self) -> bool {
-        self.webhook.is_some() && self.gone.is_none()
+        self.webhook.is_some() && self.gone.is_none() && !self.paused
     }
 
     /// Whether nothing of it is left to wait for.

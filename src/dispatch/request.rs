@@ -1,7 +1,7 @@
 //! From a delivery and its webhook as it is now to an HTTP request. Pure: signs, but sends nothing.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use http_body_util::Full;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -10,18 +10,16 @@ use url::{Position, Url};
 
 use crate::clock::{Entropy, Timestamp};
 use crate::config::Webhook;
-use crate::config::model::Method;
+use crate::config::model::{Auth, Method};
+use crate::event::trace::{self, TraceParent};
 use crate::outbox::Ready;
-use crate::rules::Format;
+use crate::rules::{Format, is_framing};
 
-const AGENT: HeaderValue = HeaderValue::from_static(concat!("sidehook/", env!("CARGO_PKG_VERSION")));
+/// How sidehook names itself.
+pub(super) const AGENT: HeaderValue = HeaderValue::from_static(concat!("sidehook/", env!("CARGO_PKG_VERSION")));
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const CLOUDEVENTS: HeaderValue = HeaderValue::from_static("application/cloudevents+json");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-
-/// Framing belongs to the connection, whatever files or rules say.
-const FRAMING: [&str; 8] =
-    ["host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade"];
 
 /// Why no request can be made of a delivery; no later attempt would fare better with the same configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +55,9 @@ pub(super) fn build(
         delivery.body.clone()
     };
     let mut headers = own_headers(webhook, delivery);
+    if let Some(Auth::Header(value)) = &webhook.auth {
+        headers.insert(AUTHORIZATION, value.clone());
+    }
     headers.entry(USER_AGENT).or_insert(AGENT);
     if webhook.method != Method::Get {
         headers.entry(CONTENT_TYPE).or_insert(match webhook.program.format {
@@ -89,7 +90,10 @@ pub(super) fn build(
 /// again because a rule's headers are frozen while the configuration moves on.
 fn own_headers(webhook: &Webhook, delivery: &Ready) -> HeaderMap {
     let reserved = webhook.signer.reserved();
-    let free = |name: &HeaderName| !reserved.contains(name) && !FRAMING.contains(&name.as_str());
+    let free = |name: &HeaderName| {
+        let taken = *name == AUTHORIZATION && webhook.auth.is_some();
+        !taken && !reserved.contains(name) && !is_framing(name.as_str())
+    };
     let mut headers = HeaderMap::new();
     for (name, value) in webhook.headers.iter().filter(|(name, _)| free(name)) {
         headers.append(name, value.clone());
@@ -110,20 +114,9 @@ fn own_trace(id: &str, entropy: &Entropy) -> Option<HeaderValue> {
     child_span(&format!("00-{trace:032x}-{}-01", "1".repeat(16)), entropy)
 }
 
-/// W3C trace context: the same trace, a span of our own. Anything but version 00 in its exact shape is not handed on.
+/// W3C trace context: the same trace, a span of our own.
 fn child_span(parent: &str, entropy: &Entropy) -> Option<HeaderValue> {
-    let mut parts = parent.split('-');
-    let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let hex = |text: &str, len: usize| {
-        text.len() == len && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let zero = |text: &str| text.bytes().all(|b| b == b'0');
-    if version != "00" || parts.next().is_some() || !hex(trace, 32) || !hex(span, 16) || !hex(flags, 2) {
-        return None;
-    }
-    if zero(trace) || zero(span) {
-        return None;
-    }
+    let TraceParent { trace, flags, .. } = trace::parse(parent)?;
     let mut id = [0; 8];
     entropy.fill(&mut id);
     let id = u64::from_be_bytes(id).max(1);

@@ -20,7 +20,7 @@ use crate::config::{self, Generation};
 use crate::delivery::BreakerState;
 use crate::net::{self, ServeOptions};
 use crate::outbox::{
-    Arrival, Batch, ConversationKey, Decision, DeliveryView, KnownWebhook, NewDelivery, Options, Outbox, State,
+    Arrival, Batch, ConversationKey, Decision, DeliveryView, KnownWebhook, NewDelivery, Options, Outbox, State, Stood,
     WhenFull,
 };
 use crate::shutdown::Shutdown;
@@ -47,7 +47,7 @@ struct Seen {
 
 impl Seen {
     fn id(&self) -> &str {
-        &self.headers["webhook-id"]
+        self.headers.get("webhook-id").map_or("", String::as_str)
     }
 }
 
@@ -123,6 +123,7 @@ fn options() -> Options {
         retain_bodies: false,
         retain_conversations: day,
         max_open_age: day,
+        encryption_keys: Vec::new(),
     }
 }
 
@@ -440,4 +441,130 @@ async fn a_reload_changes_the_way_but_never_the_body() {
         seen[1].headers["webhook-timestamp"].parse().expect("seconds"),
     );
     assert!(second >= first && Timestamp::from_millis(second * 1000) <= Clock::System.now());
+}
+
+#[tokio::test]
+async fn what_an_attempt_shows_to_say_who_it_is_is_out_of_a_rules_reach() {
+    let dest = Destination::start().await;
+    let token =
+        format!("auth: {{oauth2: {{token_url: 'http://{}/token/500', client_id: c, client_secret: s}}}}", dest.addr);
+    let mut stage = Stage::start(
+        "",
+        &[
+            ("basic", hook(&dest, "/200", "auth: {basic: {username: u, password: 'p:q'}}")),
+            ("bearer", hook(&dest, "/200", "auth: {bearer: hunter2}")),
+            ("oauth2", hook(&dest, "/200", &format!("{token}, retry: {{schedule: [10ms], jitter: 0}}"))),
+        ],
+    )
+    .await;
+    for (webhook, shown) in [("basic", "Basic dTpwOnE="), ("bearer", "Bearer hunter2")] {
+        let delivery = NewDelivery {
+            id: format!("msg_{webhook}"),
+            body: Some(Bytes::from_static(b"{}")),
+            headers: vec![("authorization".to_owned(), "Bearer forged".to_owned())],
+            ordered: false,
+            dead: None,
+        };
+        let arrival = Arrival {
+            namespace: "".into(),
+            event_id: webhook.into(),
+            event_type: "tick".into(),
+            conversation: None,
+            arrived: Clock::System.now(),
+            traceparent: None,
+            dedupe: None,
+            change: None,
+            decisions: vec![(webhook.into(), Decision::Rendered(vec![delivery]))],
+            waiting_body: None,
+            kept_body: None,
+        };
+        stage.outbox.commit(Batch { arrivals: vec![arrival], ..Batch::default() }).await.expect("durable");
+        let id = format!("msg_{webhook}");
+        stage.reaches(&id, State::Delivered).await;
+        let seen = dest.seen().into_iter().find(|seen| seen.headers.get("webhook-id") == Some(&id)).expect("a request");
+        assert_eq!(seen.headers["authorization"], shown);
+    }
+    let ids = stage.arrive(&["oauth2"], None, 1).await;
+    let view = stage.reaches(&ids[0], State::Dead).await;
+    assert_eq!(view.reason.as_deref(), Some("auth"), "it was tried again as after a network fault");
+    assert_eq!(view.attempts.iter().map(|a| a.status.as_str()).collect::<Vec<_>>(), ["auth", "auth"]);
+    let error = view.attempts[1].error.clone().unwrap_or_default();
+    assert_eq!(error, "no token from the token endpoint 127.0.0.1: it answered 500");
+}
+
+#[tokio::test]
+async fn a_paused_webhook_starts_nothing_more() {
+    let dest = Destination::start().await;
+    let mut stage = Stage::start("", &[("crm", hook(&dest, "/hold", "concurrency: 2"))]).await;
+    let ids = stage.arrive(&["crm"], None, 10).await;
+    until("two are in flight", async || (dest.at("/hold") == 2).then_some(())).await;
+    assert_eq!(stage.outbox.pause("crm", true).await.expect("durable"), Stood::Yes);
+    stage.handle.pause("crm", true).await;
+    dest.gate.add_permits(100);
+    until("both ended", async || {
+        let done = stage.outbox.ledger().await.expect("readable").webhooks[0].delivered;
+        (done == 2).then_some(())
+    })
+    .await;
+    // What arrives meanwhile is held too.
+    let late = stage.arrive(&["crm"], None, 1).await.remove(0);
+    let view = stage.reaches(&late, State::Held).await;
+    assert_eq!((view.reason.as_deref(), dest.at("/hold")), (Some("paused"), 2));
+    assert_eq!(stage.outbox.pause("crm", false).await.expect("durable"), Stood::Yes);
+    stage.handle.pause("crm", false).await;
+    for id in ids.iter().chain([&late]) {
+        stage.reaches(id, State::Delivered).await;
+    }
+    assert_eq!(dest.at("/hold"), 11, "each went once");
+}
+
+#[tokio::test]
+async fn the_lower_priority_number_goes_first_when_places_are_short() {
+    let dest = Destination::start().await;
+    let mut stage = Stage::start(
+        "concurrency: 1",
+        &[
+            ("gate", hook(&dest, "/hold", "")),
+            ("later", hook(&dest, "/200/later", "priority: 5")),
+            ("sooner", hook(&dest, "/200/sooner", "priority: -5")),
+        ],
+    )
+    .await;
+    stage.arrive(&["gate"], None, 1).await;
+    until("the only place is taken", async || (dest.at("/hold") == 1).then_some(())).await;
+    // Whoever knows of the later ones knows of the sooner ones; without priorities the two would take turns.
+    let mut ids = stage.arrive(&["sooner"], None, 20).await;
+    ids.extend(stage.arrive(&["later"], None, 20).await);
+    dest.gate.add_permits(1);
+    for id in &ids {
+        stage.reaches(id, State::Delivered).await;
+    }
+    let order: Vec<bool> = dest.seen().iter().skip(1).map(|seen| seen.path.ends_with("sooner")).collect();
+    assert_eq!(order.len(), 40);
+    assert!(order[..20].iter().all(|sooner| *sooner), "{order:?}");
+}
+
+#[tokio::test]
+async fn an_overloaded_destination_is_asked_less_at_once() {
+    let dest = Destination::start().await;
+    let more = "concurrency: 16, retry: {schedule: [10ms, 10ms], jitter: 0}";
+    let mut stage = Stage::start("", &[("crm", hook(&dest, "/hold/429/200", more))]).await;
+    let ids = stage.arrive(&["crm"], None, 17).await;
+    until("as many as may be are in flight", async || (dest.at("/hold") == 16).then_some(())).await;
+    dest.gate.add_permits(1);
+    // The first 429 halves what may be in flight: nothing takes its place.
+    until("it came back", async || {
+        let mut tried = 0;
+        for id in &ids {
+            tried += stage.view(id).await.attempts.len();
+        }
+        (tried == 1).then_some(())
+    })
+    .await;
+    assert_eq!(dest.at("/hold"), 16);
+    dest.gate.add_permits(1_000);
+    for id in &ids {
+        let view = stage.reaches(id, State::Delivered).await;
+        assert_eq!(view.attempts.iter().map(|a| a.status.as_str()).collect::<Vec<_>>(), ["429", "200"], "{id}");
+    }
 }

@@ -1,10 +1,12 @@
 //! A conversation's state and how events change it: messages are appended, maps are merged, and a lifecycle event sees
 //! everything up to its moment. Pure: where the state is kept is not known here.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::json::{self, Member};
 use super::{Event, Incoming, Json, Kind, MAPS, Role};
 use crate::clock::Timestamp;
 
@@ -155,19 +157,24 @@ pub struct Stamp {
     pub traceparent: Option<Arc<str>>,
 }
 
-/// `onto` with the members of `update`, one level deep; a null removes its key.
+/// `onto` with the members of `update`, one level deep; a null removes its key. Of a name that `onto` repeats the last
+/// counts, as everywhere.
 fn merge(onto: Option<&Json>, update: &Json) -> Json {
-    let mut members: Vec<(Arc<str>, Json)> = onto.map(|o| o.members().collect()).unwrap_or_default();
-    for (key, value) in update.members() {
-        let at = members.iter().position(|(k, _)| *k == key);
-        match (at, value.is_null()) {
-            (Some(at), true) => drop(members.remove(at)),
-            (Some(at), false) => members[at].1 = value,
-            (None, true) => {}
-            (None, false) => members.push((key, value)),
+    let mut before: Vec<Member> = onto.into_iter().flat_map(Json::members).collect();
+    let mut updates: Vec<Member> = update.members().collect();
+    json::keep_last(&mut before);
+    json::keep_last(&mut updates);
+    let mut changes: HashMap<Arc<str>, Json> = updates.iter().cloned().collect();
+    let mut merged = Vec::with_capacity(before.len() + updates.len());
+    for (key, value) in before {
+        match changes.remove(&key) {
+            None => merged.push((key, value)),
+            Some(new) if new.is_null() => {}
+            Some(new) => merged.push((key, new)),
         }
     }
-    Json::map(members)
+    merged.extend(updates.into_iter().filter(|(key, value)| !value.is_null() && changes.contains_key(key)));
+    Json::map(merged)
 }
 
 impl Event {
@@ -247,10 +254,27 @@ mod tests {
         let event = state.assemble(&end, Some(&Json::parse(r#"[{"role":"user"}]"#).expect("JSON")), stamp());
         assert_eq!(
             shown(&event.root),
-            r#"{"id":"evt_1","type":"conversation.completed","time":"1970-01-01T00:00:00Z","assistant":{},"conversation":{"id":"1","messages":[{"role":"user"}],"lang":"de"},"argument":{"b":2},"metadata":{"l":2},"option":{},"analysis":{"s":1},"x":1}"#
+            r#"{"id":"evt_1","type":"conversation.completed","time":"1970-01-01T00:00:00.000Z","assistant":{},"conversation":{"id":"1","messages":[{"role":"user"}],"lang":"de"},"argument":{"b":2},"metadata":{"l":2},"option":{},"analysis":{"s":1},"x":1}"#
         );
         let begin = state.assemble(&begin, None, stamp());
         assert_eq!(shown(&begin.map("analysis")), "{}", "analysis exists only once the conversation has ended");
+    }
+
+    #[test]
+    fn maps_are_merged_one_level_deep() {
+        for (onto, update, merged) in [
+            (r#"{"a":1,"b":{"x":1}}"#, r#"{"b":{"y":2},"c":3}"#, r#"{"a":1,"b":{"y":2},"c":3}"#),
+            (r#"{"a":1,"b":2}"#, r#"{"a":null,"z":null}"#, r#"{"b":2}"#),
+            (r#"{"a":null}"#, r#"{"b":1}"#, r#"{"a":null,"b":1}"#),
+            // Of repeated names the last counts, on either side.
+            (r#"{"a":1,"a":2}"#, r#"{"b":1}"#, r#"{"a":2,"b":1}"#),
+            (r#"{"a":1,"a":2}"#, r#"{"a":3}"#, r#"{"a":3}"#),
+            (r#"{"a":1,"a":2}"#, r#"{"a":null}"#, "{}"),
+            ("{}", r#"{"a":null,"b":1,"a":2}"#, r#"{"b":1,"a":2}"#),
+        ] {
+            let json = |text: &str| Json::parse(text.to_owned()).expect("JSON");
+            assert_eq!(shown(&merge(Some(&json(onto)), &json(update))), merged, "{onto} and {update}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use bytes::Bytes;
 
-use super::{Json, Kind, MAPS};
+use super::{Json, Kind, MAPS, json, own, trace};
 use crate::clock::Timestamp;
 use crate::limits;
 
@@ -61,10 +61,10 @@ pub struct Incoming {
     pub messages: Option<Json>,
     /// `message` of a `message.*` event.
     pub message: Option<Json>,
-    /// W3C trace context that the item itself carries.
+    /// W3C trace context that the item itself carries, where it is one.
     pub traceparent: Option<Arc<str>>,
     /// Every other top-level member, `message` and `reason` included.
-    pub extra: Vec<(Arc<str>, Json)>,
+    pub extra: Vec<json::Member>,
 }
 
 /// What an event's type means for its conversation.
@@ -133,32 +133,31 @@ impl Incoming {
         Role::of(&self.kind)
     }
 
-    /// Hash of what a copy is recognised by, within `namespace`; `None` when nothing does.
+    /// What a copy of this event has the same of: namespace and id (of a `CloudEvent` its source too), or its bytes where it
+    /// has no id. At most [`limits::DEDUPE_KEY_BYTES`]. Ids stay readable in it, in their order: most grow with time, and
+    /// keys that are neighbours share a page of the store, where hashes would each touch another one.
     #[must_use]
-    pub fn dedupe_key(&self, namespace: &str) -> Option<[u8; 16]> {
-        let mut hash = digest::Context::new(&digest::SHA256);
-        let mut part = |bytes: &[u8]| {
-            hash.update(&bytes.len().to_le_bytes());
-            hash.update(bytes);
-        };
-        part(namespace.as_bytes());
-        match &self.identity {
+    pub fn dedupe_key(&self, namespace: &str) -> Option<Vec<u8>> {
+        let (tag, source, id): (u8, &[u8], &[u8]) = match &self.identity {
             Identity::None => return None,
-            Identity::Id => {
-                part(b"id");
-                part(self.id.as_deref()?.as_bytes());
-            }
-            Identity::Source(source) => {
-                part(b"cloudevent");
-                part(source.as_bytes());
-                part(self.id.as_deref()?.as_bytes());
-            }
-            Identity::Content(content) => {
-                part(b"content");
-                part(content);
-            }
+            Identity::Id => (1, &[], self.id.as_deref()?.as_bytes()),
+            Identity::Source(source) => (2, source.as_bytes(), self.id.as_deref()?.as_bytes()),
+            Identity::Content(content) => (3, &[], content),
+        };
+        let mut key = Vec::with_capacity(namespace.len() + source.len() + id.len() + 9);
+        key.push(tag);
+        for part in [namespace.as_bytes(), source] {
+            key.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
+            key.extend_from_slice(part);
         }
-        Some(first_half(hash.finish().as_ref()))
+        key.extend_from_slice(id);
+        if key.len() > limits::DEDUPE_KEY_BYTES {
+            let hash = digest::digest(&digest::SHA256, &key);
+            key.truncate(limits::DEDUPE_KEY_BYTES - hash.as_ref().len());
+            key.extend_from_slice(hash.as_ref());
+            key[0] |= 0x80;
+        }
+        Some(key)
     }
 
     /// Hash of what must agree between copies: type and conversation.
@@ -220,14 +219,10 @@ fn read_cloud_event(item: &Json) -> Result<Incoming, Vec<ItemError>> {
         }
         None => reader.sections(&Json::empty_map(), "/data", &[]),
     };
-    for (key, value) in item.members() {
-        if &*key == "traceparent" {
-            incoming.traceparent = value.as_str().map(|s| Arc::from(&*s));
-        }
-        if !ATTRIBUTES.contains(&&*key) && !incoming.extra.iter().any(|(k, _)| *k == key) {
-            incoming.extra.push((key, value));
-        }
-    }
+    let parent = item.get("traceparent");
+    incoming.traceparent =
+        parent.and_then(|value| value.as_str().filter(|v| trace::parse(v).is_some()).map(|v| Arc::from(&*v)));
+    json::add_missing(&mut incoming.extra, item.members().filter(|(key, _)| !ATTRIBUTES.contains(&&**key)));
     incoming.kind = kind;
     incoming.id = Some(id);
     incoming.time = time;
@@ -245,8 +240,11 @@ struct Reader {
 }
 
 impl Reader {
+    /// Records a mistake; beyond what a sender is told they are only more of the same.
     fn wrong(&mut self, pointer: impl Into<String>, reason: impl Into<String>) {
-        self.errors.push(ItemError::new(pointer, reason));
+        if self.errors.len() < limits::PROBLEM_ERRORS {
+            self.errors.push(ItemError::new(pointer, reason));
+        }
     }
 
     fn canonical(mut self, item: &Json) -> Result<Incoming, Vec<ItemError>> {
@@ -273,11 +271,7 @@ impl Reader {
             let at = incoming.extra.iter().position(|(k, v)| &**k == "messages" && v.kind() == Kind::Array);
             incoming.messages = beside.messages.or_else(|| at.map(|at| incoming.extra.remove(at).1));
         }
-        for (key, value) in beside.extra {
-            if !incoming.extra.iter().any(|(k, _)| *k == key) {
-                incoming.extra.push((key, value));
-            }
-        }
+        json::add_missing(&mut incoming.extra, beside.extra);
         let mut content = [0; 32];
         content.copy_from_slice(digest::digest(&digest::SHA256, &item.to_bytes()).as_ref());
         incoming.kind = kind;
@@ -312,10 +306,10 @@ impl Reader {
                 if &*key == "message" {
                     incoming.message = Some(value.clone());
                 }
-                incoming.extra.retain(|(k, _)| *k != key);
                 incoming.extra.push((key, value));
             }
         }
+        json::keep_last(&mut incoming.extra);
         if let Some(assistant) = incoming.maps[0].take() {
             let id = self.id(assistant.get("id").as_ref(), &format!("{at}/assistant/id"));
             incoming.maps[0] = Some(with_text_id(assistant, id.as_ref()));
@@ -359,7 +353,7 @@ impl Reader {
             self.wrong(at, format!("must not be longer than {} bytes", limits::NAME_BYTES));
         } else if !text.bytes().all(allowed) {
             self.wrong(at, "may hold only letters, digits, '_', '-' and '.'");
-        } else if text.starts_with("sidehook.") {
+        } else if own::is_own(&text) {
             self.wrong(at, "types that begin with \"sidehook.\" are sidehook's own");
         }
         Arc::from(&*text)

@@ -5,26 +5,17 @@
 //! leave as they arrived. [`Json`] is a value: a place in a document, or something composed of such places.
 //! This module knows nothing of events.
 
+mod doc;
+
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jiter::{Jiter, Peek};
 
-use crate::limits;
-
-/// Why bytes are not a JSON document.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message} at line {line}, column {column}")]
-pub struct JsonError {
-    /// What is wrong, for a person.
-    pub message: String,
-    /// 1-based line.
-    pub line: usize,
-    /// 1-based column.
-    pub column: usize,
-}
+use doc::to_u32;
+pub use doc::{Doc, JsonError, Node};
 
 /// What a value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,231 +47,6 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One value, or one object key (always directly before its value).
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    /// First byte, opening quote or bracket included.
-    start: u32,
-    /// One past the last byte.
-    end: u32,
-    /// Index of the first entry after this value and everything in it.
-    next: u32,
-    /// Elements of an array, members of an object.
-    count: u32,
-    kind: Kind,
-    /// A string or key that holds a backslash and must be decoded to be read.
-    escaped: bool,
-}
-
-/// A JSON text with an index of its values. Entry 0 is the whole document.
-#[derive(Debug)]
-pub struct Doc {
-    bytes: Bytes,
-    entries: Vec<Entry>,
-}
-
-impl Doc {
-    /// Reads one JSON text. Depth is bounded by [`limits::JSON_DEPTH`].
-    pub fn parse(bytes: Bytes) -> Result<Arc<Self>, JsonError> {
-        if u32::try_from(bytes.len()).is_err() {
-            return Err(JsonError { message: "larger than 4 GiB".into(), line: 1, column: 1 });
-        }
-        if let Err(error) = std::str::from_utf8(&bytes) {
-            return Err(position(&bytes, error.valid_up_to(), "not valid UTF-8"));
-        }
-        let entries = {
-            let mut reader = Indexer {
-                data: &bytes,
-                jiter: Jiter::new(&bytes),
-                entries: Vec::with_capacity((bytes.len() / 12).clamp(16, 4096)),
-            };
-            let first = reader.peek()?;
-            reader.value(first, 0)?;
-            let end = reader.jiter.finish();
-            end.map_err(|e| reader.error(&e))?;
-            reader.entries
-        };
-        Ok(Arc::new(Self { bytes, entries }))
-    }
-
-    /// The whole document as a value.
-    #[must_use]
-    pub fn root(self: &Arc<Self>) -> Json {
-        Json::Node(Node { doc: Arc::clone(self), at: 0 })
-    }
-
-    /// The bytes as they came.
-    #[must_use]
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
-    }
-}
-
-struct Indexer<'a> {
-    data: &'a [u8],
-    jiter: Jiter<'a>,
-    entries: Vec<Entry>,
-}
-
-impl Indexer<'_> {
-    fn error(&self, error: &jiter::JiterError) -> JsonError {
-        let text = error.error_type.to_string();
-        position(self.data, error.index, &text)
-    }
-
-    fn peek(&mut self) -> Result<Peek, JsonError> {
-        self.jiter.peek().map_err(|e| self.error(&e))
-    }
-
-    fn push(&mut self, kind: Kind, start: usize) -> usize {
-        let at = self.entries.len();
-        self.entries.push(Entry { start: to_u32(start), end: 0, next: 0, count: 0, kind, escaped: false });
-        at
-    }
-
-    fn close(&mut self, at: usize, end: usize, count: u32) {
-        let next = to_u32(self.entries.len());
-        let entry = &mut self.entries[at];
-        entry.end = to_u32(end);
-        entry.next = next;
-        entry.count = count;
-    }
-
-    fn value(&mut self, peek: Peek, depth: usize) -> Result<(), JsonError> {
-        let start = self.jiter.current_index();
-        if depth > limits::JSON_DEPTH {
-            return Err(position(self.data, start, &format!("nested deeper than {} levels", limits::JSON_DEPTH)));
-        }
-        let base = self.data.as_ptr() as usize;
-        match peek {
-            Peek::Null => {
-                let at = self.push(Kind::Null, start);
-                self.jiter.known_null().map_err(|e| self.error(&e))?;
-                self.close(at, self.jiter.current_index(), 0);
-            }
-            Peek::True | Peek::False => {
-                let at = self.push(Kind::Bool, start);
-                self.jiter.known_bool(peek).map_err(|e| self.error(&e))?;
-                self.close(at, self.jiter.current_index(), 0);
-            }
-            Peek::String => {
-                let at = self.push(Kind::String, start);
-                let escaped = match self.jiter.known_bytes() {
-                    Ok(bytes) => has_backslash(bytes),
-                    Err(e) => return Err(self.error(&e)),
-                };
-                self.entries[at].escaped = escaped;
-                self.close(at, self.jiter.current_index(), 0);
-            }
-            Peek::Array => {
-                let at = self.push(Kind::Array, start);
-                let mut count = 0;
-                let mut item = self.jiter.known_array().map_err(|e| self.error(&e))?;
-                while let Some(peek) = item {
-                    self.value(peek, depth + 1)?;
-                    count += 1;
-                    item = self.jiter.array_step().map_err(|e| self.error(&e))?;
-                }
-                self.close(at, self.jiter.current_index(), count);
-            }
-            Peek::Object => {
-                let at = self.push(Kind::Object, start);
-                let mut count = 0;
-                let mut first = true;
-                loop {
-                    let key = if first { self.jiter.next_object_bytes() } else { self.jiter.next_key_bytes() };
-                    first = false;
-                    let (start, end, escaped) = match key {
-                        Ok(Some(key)) => {
-                            let start = key.as_ptr() as usize - base;
-                            (start - 1, start + key.len() + 1, has_backslash(key))
-                        }
-                        Ok(None) => break,
-                        Err(e) => return Err(self.error(&e)),
-                    };
-                    let key = self.push(Kind::String, start);
-                    self.entries[key].escaped = escaped;
-                    self.close(key, end, 0);
-                    let peek = self.peek()?;
-                    self.value(peek, depth + 1)?;
-                    count += 1;
-                }
-                self.close(at, self.jiter.current_index(), count);
-            }
-            other => {
-                let at = self.push(Kind::Number, start);
-                if let Err(e) = self.jiter.known_number_bytes(other) {
-                    return Err(self.error(&e));
-                }
-                self.close(at, self.jiter.current_index(), 0);
-            }
-        }
-        Ok(())
-    }
-}
-
-fn has_backslash(bytes: &[u8]) -> bool {
-    bytes.contains(&b'\\')
-}
-
-/// Lengths were checked against `u32` before indexing began.
-fn to_u32(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
-}
-
-fn position(data: &[u8], index: usize, message: &str) -> JsonError {
-    let before = &data[..index.min(data.len())];
-    let line = before.split(|b| *b == b'\n').count();
-    let column = 1 + before.iter().rev().take_while(|b| **b != b'\n').count();
-    JsonError { message: message.to_owned(), line, column }
-}
-
-/// A place in a [`Doc`].
-#[derive(Clone)]
-pub struct Node {
-    doc: Arc<Doc>,
-    at: u32,
-}
-
-impl Node {
-    fn entry(&self) -> &Entry {
-        &self.doc.entries[self.at as usize]
-    }
-
-    fn sibling(&self, at: u32) -> Self {
-        Self { doc: Arc::clone(&self.doc), at }
-    }
-
-    fn text_of(&self, at: u32) -> &str {
-        let entry = &self.doc.entries[at as usize];
-        // The document was checked to be UTF-8 and entries begin and end at ASCII bytes.
-        std::str::from_utf8(&self.doc.bytes[entry.start as usize..entry.end as usize]).unwrap_or_default()
-    }
-
-    /// The JSON text of this value, byte for byte as it came.
-    #[must_use]
-    pub fn raw(&self) -> &str {
-        self.text_of(self.at)
-    }
-
-    /// The same as [`Node::raw`], sharing the document's memory.
-    #[must_use]
-    pub fn raw_bytes(&self) -> Bytes {
-        let entry = self.entry();
-        self.doc.bytes.slice(entry.start as usize..entry.end as usize)
-    }
-
-    fn string_at(&self, at: u32) -> Cow<'_, str> {
-        let raw = self.text_of(at);
-        if self.doc.entries[at as usize].escaped {
-            // Escapes were validated while indexing.
-            Cow::Owned(serde_json::from_str(raw).unwrap_or_default())
-        } else {
-            Cow::Borrowed(&raw[1..raw.len() - 1])
-        }
-    }
-}
-
 /// A JSON value: a place in a document, or one composed of such places. Cloning is cheap.
 #[derive(Clone)]
 pub enum Json {
@@ -297,8 +63,11 @@ pub enum Json {
     /// An array of values from anywhere.
     List(Arc<Vec<Json>>),
     /// An object of values from anywhere; keys are distinct and in order of appearance.
-    Map(Arc<Vec<(Arc<str>, Json)>>),
+    Map(Arc<Vec<Member>>),
 }
+
+/// A member of an object.
+pub type Member = (Arc<str>, Json);
 
 impl Json {
     /// Parses a JSON text.
@@ -326,7 +95,7 @@ impl Json {
 
     /// An object from its members.
     #[must_use]
-    pub fn map(members: Vec<(Arc<str>, Json)>) -> Self {
+    pub fn map(members: Vec<Member>) -> Self {
         Self::Map(Arc::new(members))
     }
 
@@ -470,7 +239,7 @@ impl Json {
     /// Appends the JSON text. Places in a document are copied byte for byte.
     pub fn write(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Node(node) => out.extend_from_slice(node.raw().as_bytes()),
+            Self::Node(node) => out.extend_from_slice(node.slice()),
             Self::Null => out.extend_from_slice(b"null"),
             Self::Bool(b) => out.extend_from_slice(if *b { b"true" } else { b"false" }),
             Self::Int(n) => out.extend_from_slice(n.to_string().as_bytes()),
@@ -519,7 +288,21 @@ impl Json {
     }
 }
 
-/// Shows the JSON text, shortened: documents may hold transcripts.
+/// Of members with one name keeps the last, at its place.
+pub fn keep_last(members: &mut Vec<Member>) {
+    let mut seen = HashSet::with_capacity(members.len());
+    members.reverse();
+    members.retain(|(key, _)| seen.insert(Arc::clone(key)));
+    members.reverse();
+}
+
+/// Adds the members whose names are not there yet; of several with one name the first.
+pub fn add_missing(members: &mut Vec<Member>, more: impl IntoIterator<Item = Member>) {
+    let mut known: HashSet<Arc<str>> = members.iter().map(|(key, _)| Arc::clone(key)).collect();
+    members.extend(more.into_iter().filter(|(key, _)| known.insert(Arc::clone(key))));
+}
+
+/// Shows the kind and the length only: documents may hold transcripts.
 impl fmt::Debug for Json {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Json({}, {} bytes)", self.kind(), self.to_bytes().len())
@@ -565,7 +348,7 @@ pub struct Members {
 }
 
 impl Iterator for Members {
-    type Item = (Arc<str>, Json);
+    type Item = Member;
 
     fn next(&mut self) -> Option<Self::Item> {
         match &self.of {

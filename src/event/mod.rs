@@ -4,6 +4,8 @@
 pub mod conversation;
 pub mod incoming;
 pub mod json;
+pub mod own;
+pub mod trace;
 
 use std::sync::Arc;
 

@@ -8,11 +8,12 @@ use crate::clock::{Clock, Entropy, Timestamp};
 use crate::config::{Generation, Webhook};
 use crate::event::{Event, Json, Role};
 use crate::limits;
-use crate::outbox::{Decision, NewDelivery};
+use crate::outbox::{Decision, NewDelivery, clip};
 use crate::rules::{OnRuleError, Outcome, Payload, RuleError};
 use crate::telemetry::ingest::RuleFailed;
 
-/// Evaluates rules away from the threads that serve connections, a bounded number at a time.
+/// Evaluates rules: what takes next to no time where it is asked, everything else away from the threads that serve
+/// connections, a bounded number at a time.
 pub(super) struct Decider {
     scripts: Arc<Semaphore>,
     clock: Clock,
@@ -25,7 +26,7 @@ impl Decider {
         Self { scripts: Arc::new(Semaphore::new(cores)), clock, entropy }
     }
 
-    /// Decides `event` for every webhook of `generation` that wants it, in order of name.
+    /// Decides `event` for every webhook of `generation` that wants it; in no order.
     pub async fn decide(&self, event: &Event, generation: &Generation) -> Vec<(Arc<str>, Decision)> {
         let wanting = generation.webhooks.values().filter(|w| w.enabled && w.events.matches(&event.kind));
         let mut decisions = Vec::new();
@@ -45,8 +46,23 @@ impl Decider {
 
     /// Renders `event` for these webhooks now.
     pub async fn render(&self, event: &Event, webhooks: Vec<Arc<Webhook>>) -> Vec<(Arc<str>, Decision)> {
-        let (scripted, plain): (Vec<_>, Vec<_>) = webhooks.into_iter().partition(|w| w.program.runs_scripts());
-        let mut outcomes: Vec<_> = plain.into_iter().map(|w| (w.program.evaluate(event, None), w)).collect();
+        // Most rules take some tens of microseconds, less than a hand-over to another thread.
+        let until = self.clock.instant() + limits::QUICK_RULES_TIME;
+        let mut outcomes = Vec::with_capacity(webhooks.len());
+        let mut scripted = Vec::new();
+        for webhook in webhooks {
+            let outcome = if !webhook.program.runs_scripts() {
+                Some(webhook.program.evaluate(event, None))
+            } else if self.clock.instant() < until {
+                webhook.program.evaluate_quickly(event)
+            } else {
+                None
+            };
+            match outcome {
+                Some(outcome) => outcomes.push((outcome, webhook)),
+                None => scripted.push(webhook),
+            }
+        }
         if !scripted.is_empty() {
             // The semaphore is never closed.
             let permit = Arc::clone(&self.scripts).acquire_owned().await.ok();
@@ -73,18 +89,27 @@ impl Decider {
                 Decision::Rendered(payloads.into_iter().map(|p| self.delivery(event, webhook, p)).collect())
             }
             Outcome::Failed { error, fallback } => {
-                let error = shown(&error);
-                RuleFailed { webhook: &webhook.name, event: &event.id, error: &error }.emit();
+                let error = error.to_string();
+                let error = clip(&error, limits::REASON_BYTES);
+                RuleFailed { webhook: &webhook.name, event: &event.id, error }.emit();
                 Decision::RuleFailed(match (webhook.program.on_rule_error, fallback) {
                     (OnRuleError::Skip, _) => Vec::new(),
                     (OnRuleError::SendParams, Some(payload)) => vec![self.delivery(event, webhook, payload)],
                     (OnRuleError::DeadLetter | OnRuleError::SendParams, _) => {
-                        vec![self.dead_letter(event, webhook, &error)]
+                        vec![self.dead_letter(event, webhook, error)]
                     }
                 })
             }
         };
         (Arc::clone(&webhook.name), decision)
+    }
+
+    /// What becomes of a stored event that cannot be read any more.
+    pub fn lost(&self, webhook: &Webhook) -> Decision {
+        let id = self.entropy.id("msg", self.clock.now());
+        let dead = Some("event_unreadable".to_owned());
+        let letter = NewDelivery { id, body: None, headers: Vec::new(), ordered: webhook.ordered, dead };
+        Decision::RuleFailed(vec![letter])
     }
 
     fn delivery(&self, event: &Event, webhook: &Webhook, payload: Payload) -> NewDelivery {
@@ -103,7 +128,7 @@ impl Decider {
             body: None,
             headers: Vec::new(),
             ordered: webhook.ordered && event.conversation.is_some(),
-            dead: Some(clipped(&format!("rule_error: {error}"))),
+            dead: Some(format!("rule_error: {error}")),
         }
     }
 }
@@ -120,31 +145,6 @@ pub(super) fn has_all(analysis: &Json, names: &[String]) -> bool {
 }
 
 fn broken(error: &tokio::task::JoinError) -> Outcome {
-    let error = RuleError {
-        file: String::new(),
-        function: String::new(),
-        line: 0,
-        column: 0,
-        excerpt: Box::default(),
-        kind: "panic",
-        message: format!("the evaluation ended unexpectedly: {error}"),
-    };
+    let error = RuleError::new("", "rule", "panic", format!("the evaluation ended unexpectedly: {error}"));
     Outcome::Failed { error, fallback: None }
-}
-
-fn shown(error: &RuleError) -> String {
-    let mut place = if error.file.is_empty() { "when".to_owned() } else { error.file.clone() };
-    if error.line > 0 {
-        place = format!("{place}:{}:{}", error.line, error.column);
-    }
-    let function = if error.function.is_empty() { String::new() } else { format!(" in {}", error.function) };
-    format!("{place}{function}: {}", error.message)
-}
-
-fn clipped(text: &str) -> String {
-    let mut end = limits::REASON_BYTES.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].to_owned()
 }

@@ -2,9 +2,15 @@
 //! gets its decision, and all of it is stored in one batch before the sender is answered. Opens no connection and
 //! attempts no delivery.
 
+mod again;
 mod decide;
 mod locks;
+mod memory;
+mod own;
 mod states;
+#[cfg(test)]
+mod tests;
+mod try_out;
 mod waits;
 
 use std::collections::{HashMap, HashSet};
@@ -17,15 +23,20 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, Entropy, Timestamp};
 use crate::config::Generation;
 use crate::config::model;
-use crate::event::{Identity, Incoming, Role, Stamp, State};
+use crate::event::own::Troubles;
+use crate::event::{Event, Identity, Incoming, Role, Stamp, State};
+use crate::limits;
 use crate::outbox::{
     Arrival, Batch, CommitError, ConversationKey, Decision, Dedupe, Outbox, OutboxError, Receipt, Seen,
 };
 use crate::source::{Accepted, HttpSettings, Items, Refusal, Sink};
 use crate::telemetry::ingest::{EventAccepted, NotDelivered};
+pub use again::{Again, Counts, Replay, ReplayError, Replayed};
 use decide::Decider;
 use locks::Locks;
+pub use own::troubles;
 use states::{States, Working};
+pub use try_out::Tried;
 use waits::Changed;
 
 /// Within this time the same bytes of a sender without ids are its retry, not a second event.
@@ -44,6 +55,7 @@ pub struct Ingest {
     states: States,
     changed: Changed,
     closed: CancellationToken,
+    troubles: Troubles,
 }
 
 /// One request being worked out against the state as it is now.
@@ -80,7 +92,15 @@ impl Ingest {
             states: States::default(),
             changed: Changed::default(),
             closed,
+            troubles: Troubles::default(),
         }
+    }
+
+    /// Tells failed rules to these.
+    #[must_use]
+    pub fn with_troubles(mut self, troubles: Troubles) -> Self {
+        self.troubles = troubles;
+        self
     }
 
     async fn accept_items(&self, items: &Items) -> Result<Accepted, Refusal> {
@@ -90,19 +110,24 @@ impl Ingest {
         let mut tries = 0;
         loop {
             tries += 1;
-            let mut draft = self.draft(items, &generation).await.map_err(|e| unavailable(&e.to_string()))?;
+            let mut draft = self.draft(items, &generation).await?;
             let batch = std::mem::take(&mut draft.batch);
             let counted: Vec<_> = batch
                 .arrivals
                 .iter()
                 .map(|a| a.decisions.iter().map(|(w, d)| (Arc::clone(w), fate(d))).collect::<Vec<_>>())
                 .collect();
+            let failed: Vec<_> =
+                batch.arrivals.iter().flat_map(|a| own::dead_letters(&a.event_type, &a.decisions)).collect();
             if batch.arrivals.is_empty() {
                 return Ok(answer(items, draft, &Receipt::default(), &[]));
             }
             match self.outbox.commit(batch).await {
                 Ok(receipt) => {
                     self.remember(&mut draft, &generation.settings.conversations);
+                    for trouble in failed {
+                        self.troubles.tell(trouble);
+                    }
                     return Ok(answer(items, draft, &receipt, &counted));
                 }
                 Err(CommitError::Stale) if tries < TRIES => {}
@@ -112,9 +137,10 @@ impl Ingest {
     }
 
     /// Works out every item in order, each seeing what those before it did.
-    async fn draft(&self, items: &Items, generation: &Generation) -> Result<Draft, OutboxError> {
+    async fn draft(&self, items: &Items, generation: &Generation) -> Result<Draft, Refusal> {
         let now = self.clock.now();
-        let seen = self.seen(items, now).await?;
+        let seen = self.seen(items, now).await.map_err(|e| unavailable(&e.to_string()))?;
+        without_conflicts(items, &seen)?;
         let mut draft = Draft {
             batch: Batch::default(),
             ids: Vec::with_capacity(items.items.len()),
@@ -129,7 +155,7 @@ impl Ingest {
             analysis_changed: Vec::new(),
             any_waiting: false,
         };
-        let mut within: HashMap<[u8; 16], usize> = HashMap::new();
+        let mut within: HashMap<Vec<u8>, usize> = HashMap::new();
         for (index, (item, seen)) in items.items.iter().zip(seen).enumerate() {
             let key = item.dedupe_key(&items.namespace);
             let fingerprint = item.fingerprint();
@@ -137,7 +163,8 @@ impl Ingest {
                 draft.ids.push((seen.event_id, true));
                 continue;
             }
-            let first = key.and_then(|key| within.get(&key)).filter(|i| items.items[**i].fingerprint() == fingerprint);
+            let first =
+                key.as_ref().and_then(|key| within.get(key)).filter(|i| items.items[**i].fingerprint() == fingerprint);
             if let Some(first) = first {
                 let id = draft.ids[*first].0.clone();
                 draft.ids.push((id, true));
@@ -149,8 +176,8 @@ impl Ingest {
             };
             draft.ids.push((id.to_string(), false));
             draft.items.push(index);
-            if let Some(key) = key {
-                within.insert(key, index);
+            if let Some(key) = key.as_ref().filter(|_| items.items.len() > 1) {
+                within.insert(key.clone(), index);
             }
             let dedupe = key.map(|key| Dedupe { key, fingerprint, until: now.plus(window(item, generation)) });
             let stamp = Stamp {
@@ -170,14 +197,15 @@ impl Ingest {
     async fn seen(&self, items: &Items, now: Timestamp) -> Result<Vec<Option<Seen>>, OutboxError> {
         let mut seen = vec![None; items.items.len()];
         if items.items.iter().any(|item| item.identity != Identity::None) {
-            let keys: Vec<_> = items
+            let keys: Vec<(usize, Vec<u8>)> = items
                 .items
                 .iter()
                 .enumerate()
                 .filter_map(|(i, item)| Some((i, item.dedupe_key(&items.namespace)?)))
                 .collect();
-            let found = self.outbox.seen(keys.iter().map(|(_, key)| *key).collect(), now).await?;
-            for ((i, _), found) in keys.into_iter().zip(found) {
+            let (places, keys): (Vec<usize>, Vec<Vec<u8>>) = keys.into_iter().unzip();
+            let found = self.outbox.seen(keys, now).await?;
+            for (i, found) in places.into_iter().zip(found) {
                 seen[i] = found;
             }
         }
@@ -191,21 +219,26 @@ impl Ingest {
         stamp: Stamp,
         dedupe: Option<Dedupe>,
         generation: &Generation,
-    ) -> Result<Arrival, OutboxError> {
+    ) -> Result<Arrival, Refusal> {
         let settings = &generation.settings;
-        let durable = settings.conversations.durable;
+        let conversations = &settings.conversations;
         let conversation = key_of(&stamp.namespace, item);
         let mut change = None;
         let mut event = None;
         if let Some(key) = conversation.as_ref().filter(|_| item.role() != Role::Other) {
             if !draft.working.contains_key(key) {
-                let messages = !durable || draft.needs_messages.contains(key);
-                let read = self.states.read(key, durable, messages, &self.outbox).await?;
+                let messages = draft.needs_messages.contains(key);
+                let read = self.states.read(key, messages, conversations, stamp.arrived, &self.outbox).await;
+                let read = read.map_err(|e| unavailable(&e.to_string()))?;
                 draft.working.insert(key.clone(), read);
             }
             if let Some(working) = draft.working.get_mut(key) {
                 let changed = working.state.apply(item);
-                change = changed.as_ref().map(|c| working.follow(c, stamp.arrived)).filter(|_| durable);
+                let before = working.size();
+                change = changed.as_ref().map(|c| working.follow(c, stamp.arrived)).filter(|_| conversations.durable);
+                if let Some(detail) = working.size().refused(before, settings.body_bytes) {
+                    return Err(Refusal::TooLarge { index: draft.items.last().copied().unwrap_or(0), detail });
+                }
                 let messages = needs_messages(item).then(|| working.messages());
                 event = Some(working.state.assemble(item, messages.as_ref(), stamp.clone()));
                 if item.maps[5].is_some() {
@@ -234,9 +267,11 @@ impl Ingest {
 
     /// Takes the state that a commit made durable, or keeps it in memory where that is its only place.
     fn remember(&self, draft: &mut Draft, settings: &model::Conversations) {
-        if !settings.durable {
-            let now = self.clock.now();
-            for (key, working) in draft.working.drain() {
+        let now = self.clock.now();
+        for (key, working) in draft.working.drain() {
+            if settings.durable {
+                self.states.note(key, &working);
+            } else {
                 self.states.keep(key, working, now, settings);
             }
         }
@@ -265,6 +300,24 @@ impl Sink for Ingest {
             None => (None, Arc::from("")),
         };
         HttpSettings { body_bytes: settings.body_bytes, token, namespace }
+    }
+}
+
+/// What sidehook brings in itself: no copy of anything, and no change of a conversation's state.
+fn made_arrival(event: &Event, decisions: Vec<(Arc<str>, Decision)>, arrived: Timestamp) -> Arrival {
+    let key = |id| ConversationKey { namespace: Arc::clone(&event.namespace), id };
+    Arrival {
+        namespace: Arc::clone(&event.namespace),
+        event_id: Arc::clone(&event.id),
+        event_type: Arc::clone(&event.kind),
+        conversation: event.conversation.clone().map(key),
+        arrived,
+        traceparent: event.traceparent.clone(),
+        dedupe: None,
+        change: None,
+        decisions,
+        waiting_body: None,
+        kept_body: None,
     }
 }
 
@@ -335,15 +388,48 @@ fn unavailable(detail: &str) -> Refusal {
     Refusal::Unavailable { detail: detail.to_owned(), retry_after: Duration::from_secs(1) }
 }
 
+/// Refuses items whose id came before with other contents, all of them at once: here or among the items themselves.
+fn without_conflicts(items: &Items, seen: &[Option<Seen>]) -> Result<(), Refusal> {
+    let mut within = HashMap::new();
+    let mut bad: Vec<usize> = Vec::new();
+    for (index, (item, seen)) in items.items.iter().zip(seen).enumerate() {
+        if item.identity == Identity::None {
+            continue;
+        }
+        let fingerprint = item.fingerprint();
+        let first = match seen {
+            Some(seen) => seen.fingerprint,
+            // One item meets no other.
+            None if items.items.len() == 1 => fingerprint,
+            None => {
+                item.dedupe_key(&items.namespace).map_or(fingerprint, |key| *within.entry(key).or_insert(fingerprint))
+            }
+        };
+        if first != fingerprint {
+            bad.push(index);
+        }
+    }
+    let Some(first) = bad.first().copied() else { return Ok(()) };
+    let id = items.items[first].id.as_deref().unwrap_or_default();
+    let more = match bad.len() - 1 {
+        0 => String::new(),
+        n => format!(" ({n} more item{} like it)", if n == 1 { " is" } else { "s are" }),
+    };
+    let detail = format!("{}{more}", conflict(first, id));
+    bad.truncate(limits::PROBLEM_ERRORS);
+    Err(Refusal::IdConflict { items: bad, detail })
+}
+
+fn conflict(index: usize, id: &str) -> String {
+    format!("item {index}: the id {id:?} was already accepted with another type or conversation; nothing was stored")
+}
+
 fn refusal(draft: &Draft, error: CommitError) -> Refusal {
     let detail = error.to_string();
     match error {
         CommitError::IdConflict { index, event_id } => {
             let index = draft.items.get(index).copied().unwrap_or(index);
-            let detail = format!(
-                "item {index}: the id {event_id:?} was already accepted with another type or conversation; nothing was stored"
-            );
-            Refusal::IdConflict { index, detail }
+            Refusal::IdConflict { items: vec![index], detail: conflict(index, &event_id) }
         }
         CommitError::Full { .. } => Refusal::Full { detail, retry_after: Duration::from_secs(5) },
         CommitError::Stale | CommitError::Failed(_) | CommitError::Closed => unavailable(&detail),

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use super::memory::{Kept, Memory};
 use crate::clock::Timestamp;
 use crate::config::model::Conversations;
 use crate::event::{Change, Json, Kind, Messages, State};
@@ -17,20 +18,92 @@ pub(super) struct Working {
     pub state: State,
     revision: u64,
     messages: Vec<Json>,
+    /// So many of the messages hold on to nothing but their own text.
+    own: usize,
+    size: Size,
     ended_at: Option<Timestamp>,
+}
+
+/// What a message takes in memory beyond its text.
+const MESSAGE_BYTES: usize = 512;
+
+/// What a conversation comes to, as JSON text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Size {
+    messages: usize,
+    message_bytes: usize,
+    map_bytes: usize,
+}
+
+impl Size {
+    fn bytes(self) -> usize {
+        self.message_bytes.saturating_add(self.map_bytes)
+    }
+
+    /// What it takes in memory, about.
+    pub fn in_memory(self) -> usize {
+        self.messages.saturating_mul(MESSAGE_BYTES).saturating_add(self.bytes())
+    }
+
+    #[cfg(test)]
+    pub fn of_maps(map_bytes: usize) -> Self {
+        Self { map_bytes, ..Self::default() }
+    }
+
+    /// Why an event may not make a conversation this large; `None` where it may. One that is too large already, since a
+    /// limit was lower later, may still end.
+    pub fn refused(self, before: Self, body_bytes: u64) -> Option<String> {
+        let most = limits::CONVERSATION_BYTES.max(usize::try_from(body_bytes).unwrap_or(usize::MAX));
+        if self.messages > limits::CONVERSATION_MESSAGES.max(before.messages) {
+            return Some(format!(
+                "the conversation would have {} messages; at most {} are assembled",
+                self.messages,
+                limits::CONVERSATION_MESSAGES
+            ));
+        }
+        (self.bytes() > most.max(before.bytes()))
+            .then(|| format!("the conversation would come to {} bytes; at most {most} are assembled", self.bytes()))
+    }
 }
 
 impl Working {
     fn from_stored(stored: Option<Conversation>) -> Self {
         let Some(stored) = stored else {
-            return Self { state: State::default(), revision: 0, messages: Vec::new(), ended_at: None };
+            let (state, size) = (State::default(), Size::default());
+            return Self { state, revision: 0, messages: Vec::new(), own: 0, size, ended_at: None };
         };
+        let message_bytes = stored.messages.iter().map(Bytes::len).sum();
+        let messages: Vec<Json> = stored.messages.into_iter().flat_map(messages_of).collect();
         Self {
             state: State::from_stored(&stored.maps),
             revision: stored.revision,
-            messages: stored.messages.into_iter().flat_map(messages_of).collect(),
+            size: Size { messages: messages.len(), message_bytes, map_bytes: stored.maps.len() },
+            messages,
+            own: 0,
             ended_at: stored.ended_at,
         }
+    }
+
+    fn from_memory(kept: Kept) -> Self {
+        let Kept { maps, messages, size, ended_at, .. } = kept;
+        let own = messages.len();
+        Self { state: State::from_stored(&maps), revision: 0, messages, own, size, ended_at }
+    }
+
+    fn into_memory(mut self, now: Timestamp) -> Kept {
+        for message in self.messages.iter_mut().skip(self.own) {
+            // A place in a request keeps all of the request, however little of it this is.
+            if let Ok(own) = Json::parse(Bytes::copy_from_slice(&message.to_bytes())) {
+                *message = own;
+            }
+        }
+        let maps = self.state.to_stored();
+        Kept { maps, messages: self.messages, size: self.size, touched: now, ended_at: self.ended_at }
+    }
+
+    /// What it comes to, whether its messages were read or not.
+    pub fn size(&self) -> Size {
+        self.size
     }
 
     /// The messages up to now.
@@ -50,15 +123,24 @@ impl Working {
         match &change.messages {
             Messages::Keep => {}
             Messages::Append(message) => {
-                stored.append_messages.push(message.to_bytes());
+                let text = message.to_bytes();
+                self.size.messages += 1;
+                self.size.message_bytes += text.len();
+                stored.append_messages.push(text);
                 self.messages.push(message.clone());
             }
             Messages::Replace(messages) => {
                 // A snapshot is stored as the one array that it is.
-                stored.replace_messages =
-                    Some(if messages.is_empty() { Vec::new() } else { vec![messages.to_bytes()] });
+                let all = if messages.is_empty() { Vec::new() } else { vec![messages.to_bytes()] };
+                self.size.message_bytes = all.iter().map(Bytes::len).sum();
+                stored.replace_messages = Some(all);
                 self.messages = messages.items().collect();
+                self.own = 0;
+                self.size.messages = self.messages.len();
             }
+        }
+        if let Some(maps) = &stored.maps {
+            self.size.map_bytes = maps.len();
         }
         if let Some(ended) = change.ended {
             self.ended_at = ended.then_some(now);
@@ -81,89 +163,117 @@ fn messages_of(row: Bytes) -> Vec<Json> {
 /// Where state is kept.
 #[derive(Default)]
 pub(super) struct States {
-    memory: Mutex<HashMap<ConversationKey, Kept>>,
-}
-
-struct Kept {
-    maps: Bytes,
-    messages: Vec<Json>,
-    touched: Timestamp,
-    ended_at: Option<Timestamp>,
+    memory: Memory,
+    /// What durable conversations came to after a commit, with the revision it made, so that one more message need not
+    /// read those before it.
+    sizes: Mutex<HashMap<ConversationKey, (u64, Size)>>,
 }
 
 impl States {
-    /// Reads a conversation's state, messages included where `messages` asks for them.
+    /// Reads a conversation's state; from the outbox its messages only where `messages` asks for them.
     pub async fn read(
         &self,
         key: &ConversationKey,
-        durable: bool,
         messages: bool,
+        settings: &Conversations,
+        now: Timestamp,
         outbox: &Outbox,
     ) -> Result<Working, OutboxError> {
-        if durable {
-            return Ok(Working::from_stored(outbox.conversation(key, messages).await?));
+        if settings.durable {
+            let mut working = Working::from_stored(outbox.conversation(key, messages).await?);
+            if !messages && working.revision > 0 {
+                let known = self.sizes.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied();
+                working.size = match known {
+                    Some((revision, size)) if revision == working.revision => size,
+                    _ => Working::from_stored(outbox.conversation(key, true).await?).size,
+                };
+            }
+            return Ok(working);
         }
-        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(match memory.get(key) {
-            None => Working::from_stored(None),
-            Some(kept) => Working {
-                state: State::from_stored(&kept.maps),
-                revision: 0,
-                messages: kept.messages.clone(),
-                ended_at: kept.ended_at,
-            },
-        })
+        Ok(self.memory.get(key, now, settings).map_or_else(|| Working::from_stored(None), Working::from_memory))
     }
 
-    /// Keeps the state in memory. Past [`limits::MEMORY_CONVERSATIONS`] those that were silent longest are given up.
-    pub fn keep(&self, key: ConversationKey, working: Working, now: Timestamp, settings: &Conversations) {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = Kept {
-            maps: working.state.to_stored(),
-            messages: working.messages,
-            touched: now,
-            ended_at: working.ended_at,
-        };
-        memory.insert(key, kept);
-        if memory.len() <= limits::MEMORY_CONVERSATIONS {
+    /// Remembers what a durable conversation comes to after a commit.
+    pub fn note(&self, key: ConversationKey, working: &Working) {
+        let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        if working.ended_at.is_some() {
+            sizes.remove(&key);
             return;
         }
-        let expired = |kept: &Kept| match kept.ended_at {
-            Some(ended) => now.since(ended) > settings.retain,
-            None => now.since(kept.touched) > settings.max_open_age,
-        };
-        memory.retain(|_, kept| !expired(kept));
-        if memory.len() > limits::MEMORY_CONVERSATIONS {
-            let mut ages: Vec<Timestamp> = memory.values().map(|kept| kept.touched).collect();
-            let spare = memory.len() / 8;
-            let (_, cut, _) = ages.select_nth_unstable(spare);
-            let cut = *cut;
-            memory.retain(|_, kept| kept.touched > cut || kept.touched == now);
-            tracing::warn!(
-                kept = memory.len(),
-                "conversation state in memory is full; the quietest conversations lost theirs"
-            );
+        if sizes.len() >= limits::CONVERSATION_SIZES && !sizes.contains_key(&key) {
+            sizes.clear();
         }
+        sizes.insert(key, (working.revision, working.size));
+    }
+
+    /// Keeps the state in memory.
+    pub fn keep(&self, key: ConversationKey, working: Working, now: Timestamp, settings: &Conversations) {
+        self.memory.put(key, working.into_memory(now), settings);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
-    fn memory_is_bounded() {
-        let states = States::default();
-        let settings =
-            Conversations { durable: false, retain: Duration::from_secs(1), max_open_age: Duration::from_secs(3600) };
-        for i in 0..limits::MEMORY_CONVERSATIONS + 10 {
-            let key = ConversationKey { namespace: "".into(), id: i.to_string().into() };
-            let now = Timestamp::from_millis(i64::try_from(i).unwrap());
-            states.keep(key, Working::from_stored(None), now, &settings);
+    fn a_conversation_grows_to_its_limit_and_may_still_end() {
+        let size = |messages, message_bytes, map_bytes| Size { messages, message_bytes, map_bytes };
+        let (most, body) = (limits::CONVERSATION_BYTES, limits::DEFAULT_BODY_BYTES);
+        for (before, after, body, refused) in [
+            (size(0, 0, 0), size(1, most, 0), body, None),
+            (size(0, 0, 0), size(1, most - 1, 2), body, Some("come to 67108865 bytes; at most 67108864")),
+            (size(1, 0, most), size(1, 0, most + 1), body, Some("bytes")),
+            (size(1, most + 9, 0), size(1, most + 9, 0), body, None),
+            (size(1, most + 9, 0), size(1, 0, 0), body, None),
+            (size(1, most, 0), size(1, most + 1, 0), 2 * most as u64, None),
+            (size(99_999, 0, 0), size(100_000, 0, 0), body, None),
+            (size(100_000, 0, 0), size(100_001, 0, 0), body, Some("100001 messages; at most 100000")),
+        ] {
+            let told = after.refused(before, body);
+            assert_eq!(told.is_some(), refused.is_some(), "{before:?} {after:?}: {told:?}");
+            assert!(told.unwrap_or_default().contains(refused.unwrap_or_default()), "{before:?} {after:?}");
         }
-        assert!(states.memory.lock().unwrap().len() <= limits::MEMORY_CONVERSATIONS);
+    }
+
+    #[test]
+    fn changes_keep_count_of_what_is_stored() {
+        let incoming = |text: &str| crate::event::Incoming::read(&Json::parse(text.to_owned()).unwrap()).unwrap();
+        let mut working = Working::from_stored(None);
+        let mut rows: Vec<Bytes> = Vec::new();
+        let mut maps = Bytes::from_static(b"{}");
+        for text in [
+            r#"{"type":"conversation.begin","conversation":{"id":"c"},"argument":{"a":1}}"#,
+            r#"{"type":"message.sent","conversation":{"id":"c"},"message":{"n":1}}"#,
+            r#"{"type":"conversation.update","conversation":{"id":"c","messages":[{"n":1},{"n":2}]},"metadata":{"b":2}}"#,
+            r#"{"type":"message.sent","conversation":{"id":"c"},"message":{"n":3}}"#,
+        ] {
+            let change = working.state.apply(&incoming(text)).expect("a change");
+            let stored = working.follow(&change, Timestamp::from_millis(0));
+            if let Some(all) = stored.replace_messages {
+                rows = all;
+            }
+            rows.extend(stored.append_messages);
+            maps = stored.maps.unwrap_or(maps);
+        }
+        let stored = Conversation { messages: rows, maps, revision: 4, ..Conversation::default() };
+        let read = Working::from_stored(Some(stored));
+        assert_eq!(working.size(), read.size());
+        assert_eq!((working.size.messages, working.revision), (3, 4));
+    }
+
+    #[test]
+    fn what_is_kept_in_memory_keeps_no_request() {
+        let request = Bytes::from(format!(r#"[{{"n":1}},"{}"]"#, "x".repeat(1 << 16)));
+        let message = Json::parse(request.clone()).unwrap().at(0).unwrap();
+        let mut working = Working::from_stored(None);
+        let change = Change { messages: Messages::Append(message), maps_changed: false, ended: None };
+        working.follow(&change, Timestamp::from_millis(0));
+        drop(change);
+        let kept = working.into_memory(Timestamp::from_millis(0));
+        assert_eq!(kept.messages[0].to_bytes(), r#"{"n":1}"#);
+        assert!(request.is_unique(), "nothing else holds it");
+        assert_eq!(Working::from_memory(kept).own, 1);
     }
 
     #[test]

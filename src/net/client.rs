@@ -14,7 +14,7 @@ use hyper_util::client::legacy;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls_pki_types::ServerName;
 
-use super::connector::{ConnectError, Connector};
+use super::connector::{ConnectError, Connector, Names};
 use super::guard::Guard;
 use super::tls::{TlsError, client_config};
 use crate::config::model::Tls;
@@ -34,7 +34,7 @@ pub struct Answer {
     pub status: u16,
     /// `Retry-After`, as sent.
     pub retry_after: Option<String>,
-    /// The first [`limits::RESPONSE_BYTES`] of the body.
+    /// The beginning of the body: of an attempt's answer the first [`limits::RESPONSE_BYTES`].
     pub body: Bytes,
 }
 
@@ -50,6 +50,11 @@ pub struct Failure {
 impl Client {
     /// A client for destinations that share these TLS settings. `guard` is asked about every address it dials.
     pub fn new(tls: &Tls, guard: Arc<Guard>) -> Result<Self, TlsError> {
+        Self::with_names(tls, guard, Names::System)
+    }
+
+    /// With another resolver.
+    pub(super) fn with_names(tls: &Tls, guard: Arc<Guard>, names: Names) -> Result<Self, TlsError> {
         let server_name = match &tls.server_name {
             None => None,
             Some(name) => Some(
@@ -57,7 +62,7 @@ impl Client {
                     .map_err(|_| TlsError::Setup(format!("tls.server_name {name:?} is not a host name")))?,
             ),
         };
-        let connector = Connector { guard, tls: Arc::new(client_config(tls)?).into(), server_name };
+        let connector = Connector { guard, tls: Arc::new(client_config(tls)?).into(), server_name, names };
         let inner = legacy::Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
@@ -75,10 +80,20 @@ impl Client {
     /// [`limits::RESPONSE_BYTES`], beyond which nothing is read. A request that a pooled connection lost before a byte
     /// of it was sent goes out once more over a fresh one, within the same deadline.
     pub async fn send(&self, request: Request<Full<Bytes>>, timeout: Duration) -> Result<Answer, Failure> {
+        self.fetch(request, timeout, limits::RESPONSE_BYTES).await
+    }
+
+    /// [`Client::send`] that reads up to `most` bytes of the answer's body.
+    pub async fn fetch(
+        &self,
+        request: Request<Full<Bytes>>,
+        timeout: Duration,
+        most: usize,
+    ) -> Result<Answer, Failure> {
         let mut head = None;
         let exchange = async {
             let response = self.inner.request(request).await.map_err(|e| failure(&e))?;
-            read(response, &mut head).await
+            read(response, &mut head, most).await
         };
         match tokio::time::timeout(timeout, exchange).await {
             Ok(Ok(body)) => Ok(head.map_or_else(Answer::default, |head: Answer| Answer { body, ..head })),
@@ -107,7 +122,7 @@ fn refusal(head: Option<Answer>) -> Option<Answer> {
 
 /// Reads the body up to the limit; leaves the head in `head` as soon as it is known. Dropping the rest closes an
 /// HTTP/1.1 connection and resets an HTTP/2 stream.
-async fn read(response: Response<Incoming>, head: &mut Option<Answer>) -> Result<Bytes, Failure> {
+async fn read(response: Response<Incoming>, head: &mut Option<Answer>, most: usize) -> Result<Bytes, Failure> {
     let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).map(str::to_owned);
     *head = Some(Answer { status: response.status().as_u16(), retry_after, body: Bytes::new() });
     let mut body = response.into_body();
@@ -115,9 +130,9 @@ async fn read(response: Response<Incoming>, head: &mut Option<Answer>) -> Result
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| failure(&e))?;
         let Some(data) = frame.data_ref() else { continue };
-        let rest = limits::RESPONSE_BYTES - read.len();
+        let rest = most - read.len();
         read.extend_from_slice(&data[..data.len().min(rest)]);
-        if read.len() == limits::RESPONSE_BYTES {
+        if read.len() == most {
             break;
         }
     }
@@ -138,6 +153,8 @@ fn failure(error: &(dyn StdError + 'static)) -> Failure {
                 ConnectError::Dial { .. }
                 | ConnectError::Resolve { .. }
                 | ConnectError::NoAddress { .. }
+                | ConnectError::Tunnel { .. }
+                | ConnectError::Proxy { .. }
                 | ConnectError::TooLong { .. } => Fault::Connect,
             };
             message = Some(connect.to_string());

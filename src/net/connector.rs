@@ -13,12 +13,14 @@ use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::either::Either;
 use super::guard::{Denied, Guard};
+use super::proxy::{self, TunnelError};
+use crate::config::model::Proxy;
 use crate::limits;
 
 /// Why there is no connection.
@@ -36,6 +38,10 @@ pub(super) enum ConnectError {
     Dial { host: String, address: SocketAddr, source: io::Error },
     #[error("TLS with {host} failed: {source}{}", hint(source))]
     Tls { host: String, source: io::Error },
+    #[error("no way to {host} through the proxy {proxy}: {source}")]
+    Tunnel { host: String, proxy: String, source: TunnelError },
+    #[error("the proxy on the way to {host}: {source}")]
+    Proxy { host: String, source: Box<ConnectError> },
     #[error("{host} gave no connection within {}s", limits::CONNECT_TIMEOUT.as_secs())]
     TooLong { host: String },
 }
@@ -47,6 +53,21 @@ pub(super) struct Connector {
     pub(super) tls: TlsConnector,
     /// Name to verify instead of the URL's host.
     pub(super) server_name: Option<ServerName<'static>>,
+    pub(super) names: Names,
+}
+
+#[cfg(test)]
+type Script = Arc<dyn Fn(&str, u16) -> Vec<SocketAddr> + Send + Sync>;
+
+/// Where names become addresses. Asked anew for every connection: what a name led to before counts for nothing.
+#[derive(Clone, Default)]
+pub(super) enum Names {
+    /// The system's resolver.
+    #[default]
+    System,
+    /// What a test says.
+    #[cfg(test)]
+    Scripted(Script),
 }
 
 impl tower_service::Service<Uri> for Connector {
@@ -77,23 +98,13 @@ impl Connector {
         self.guard.check_scheme(uri.scheme_str()).map_err(denied)?;
         let secure = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let addresses = resolve(host, port).await?;
-        let mut refused = None;
-        let mut open = Vec::with_capacity(addresses.len());
-        for address in addresses {
-            match self.guard.check(address.ip()) {
-                Ok(()) => open.push(address),
-                Err(denied) => refused = refused.or(Some(denied)),
-            }
-        }
-        let stream = match (open.as_slice(), refused) {
-            ([], Some(reason)) => return Err(denied(reason)),
-            ([], None) => return Err(ConnectError::NoAddress { host: host.to_owned() }),
-            (addresses, _) => dial(host, addresses).await?,
+        let stream = match self.guard.proxy_for(host) {
+            Some(proxy) => self.through(proxy, host, port).await?,
+            None => self.directly(host, port).await?,
         };
         let _ = stream.set_nodelay(true);
         if !secure {
-            return Ok(Transport::Plain(stream));
+            return Ok(Either::A(stream));
         }
         let name = match &self.server_name {
             Some(name) => name.clone(),
@@ -101,23 +112,68 @@ impl Connector {
         };
         let shaken = self.tls.connect(name, stream).await;
         let stream = shaken.map_err(|source| ConnectError::Tls { host: host.to_owned(), source })?;
-        Ok(Transport::Tls(Box::new(stream)))
+        Ok(Either::B(Box::new(stream)))
     }
-}
 
-async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(ip, port)]);
+    /// All addresses of a host, as the system gives them.
+    async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        match &self.names {
+            Names::System => {
+                let found = tokio::net::lookup_host((host, port)).await;
+                let found = found.map_err(|source| ConnectError::Resolve { host: host.to_owned(), source })?;
+                Ok(found.collect())
+            }
+            #[cfg(test)]
+            Names::Scripted(answer) => Ok(answer(host, port)),
+        }
     }
-    let found = tokio::net::lookup_host((host, port)).await;
-    let found = found.map_err(|source| ConnectError::Resolve { host: host.to_owned(), source })?;
-    Ok(found.take(limits::ADDRESSES_TRIED).collect())
+
+    /// Dials those of the host's addresses that the guard lets through.
+    async fn directly(&self, host: &str, port: u16) -> Result<TcpStream, ConnectError> {
+        let mut refused = None;
+        let mut open = Vec::new();
+        for address in self.resolve(host, port).await? {
+            match self.guard.check(address.ip()) {
+                Ok(()) => open.push(address),
+                Err(denied) => refused = refused.or(Some(denied)),
+            }
+        }
+        match (open.as_slice(), refused) {
+            ([], Some(denied)) => Err(ConnectError::Denied { host: host.to_owned(), denied }),
+            ([], None) => Err(ConnectError::NoAddress { host: host.to_owned() }),
+            (addresses, _) => dial(host, addresses).await,
+        }
+    }
+
+    /// Opens a tunnel. Which of several addresses the proxy takes is not in our hands, so all that the name has must be
+    /// good. A name that does not resolve here is left to the proxy, which may be the only one that can. The proxy's own
+    /// address is not checked: the operator chose it, no webhook did.
+    async fn through(&self, proxy: &Proxy, host: &str, port: u16) -> Result<TcpStream, ConnectError> {
+        if let Ok(Ok(addresses)) = tokio::time::timeout(limits::PROXIED_LOOKUP, self.resolve(host, port)).await {
+            for address in addresses {
+                let checked = self.guard.check(address.ip());
+                checked.map_err(|denied| ConnectError::Denied { host: host.to_owned(), denied })?;
+            }
+        }
+        let of_proxy = |source| ConnectError::Proxy { host: host.to_owned(), source: Box::new(source) };
+        let addresses = self.resolve(&proxy.host, proxy.port).await.map_err(of_proxy)?;
+        let mut stream = dial(&proxy.host, &addresses).await.map_err(of_proxy)?;
+        let name = format!("{}:{}", proxy.host, proxy.port);
+        match proxy::tunnel(&mut stream, proxy, host, port).await {
+            Ok(()) => Ok(stream),
+            Err(source) => Err(ConnectError::Tunnel { host: host.to_owned(), proxy: name, source }),
+        }
+    }
 }
 
 /// Tries one address after the other in the resolver's order. All but the last get a short time only, so that one dead
 /// address of several does not use up the attempt.
 async fn dial(host: &str, addresses: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
     const SHORT: Duration = Duration::from_secs(3);
+    let addresses = &addresses[..addresses.len().min(limits::ADDRESSES_TRIED)];
     let mut failed = None;
     for (i, address) in addresses.iter().enumerate() {
         let last = i + 1 == addresses.len();
@@ -153,67 +209,14 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// A connection to a destination.
-pub(super) enum Transport {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
+/// A connection to a destination, plain or with TLS.
+pub(super) type Transport = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 impl Connection for Transport {
     fn connected(&self) -> Connected {
         match self {
-            Self::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => Connected::new().negotiated_h2(),
+            Self::B(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => Connected::new().negotiated_h2(),
             _ => Connected::new(),
-        }
-    }
-}
-
-impl AsyncRead for Transport {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Transport {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, data),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, data),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, data),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, data),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

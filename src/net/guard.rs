@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::config::model::Egress;
+use super::proxy;
+use crate::config::model::{Egress, Proxy};
 
 /// What is never dialled unless `egress.allow` says so: rule, network.
 const BUILT_IN: [(&str, &str); 7] = [
@@ -25,6 +26,7 @@ pub struct Guard {
     built_in: Vec<(&'static str, IpNet)>,
     deny: Vec<IpNet>,
     allow: Vec<IpNet>,
+    proxy: Option<Proxy>,
 }
 
 /// A refusal that names its rule.
@@ -53,7 +55,18 @@ impl Guard {
     #[must_use]
     pub fn new(egress: &Egress) -> Self {
         let built_in = BUILT_IN.iter().filter_map(|(rule, net)| Some((*rule, net.parse().ok()?))).collect();
-        Self { allow_http: egress.allow_http, built_in, deny: egress.deny.clone(), allow: egress.allow.clone() }
+        Self {
+            allow_http: egress.allow_http,
+            built_in,
+            deny: egress.deny.clone(),
+            allow: egress.allow.clone(),
+            proxy: egress.proxy.clone(),
+        }
+    }
+
+    /// The proxy that leads to `host`, if one does.
+    pub(super) fn proxy_for(&self, host: &str) -> Option<&Proxy> {
+        self.proxy.as_ref().filter(|proxy| proxy::applies(proxy, host))
     }
 
     /// Whether this scheme may be spoken.

@@ -4,16 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+use super::either::Either;
 use crate::config::model::Listen;
-
-/// Longest path that the kernel takes for a socket, its terminating zero not counted.
-const SOCKET_PATH_BYTES: usize = 107;
+use crate::limits;
 
 /// Why nothing listens there.
 #[derive(Debug, thiserror::Error)]
@@ -33,10 +29,10 @@ pub enum ListenError {
     #[error("{0} is a file that is not a socket; move it away, or choose another path")]
     NotASocket(Listen),
     /// Longer than the kernel takes.
-    #[error("{0} is too long for a unix socket (at most {SOCKET_PATH_BYTES} bytes); choose a shorter path")]
+    #[error("{0} is too long for a unix socket (at most {most} bytes); choose a shorter path", most = limits::SOCKET_PATH_BYTES)]
     TooLong(Listen),
     /// Anything else.
-    #[error("{listen} cannot be bound: {source}")]
+    #[error("{listen} cannot be bound: {source}{}", hint(source))]
     Io {
         /// Where.
         listen: Listen,
@@ -86,6 +82,17 @@ pub async fn bind(listen: &Listen) -> Result<Listener, ListenError> {
     }
 }
 
+/// What to do about the commonest refusals.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; make its directory first, writable for sidehook's user",
+        io::ErrorKind::PermissionDenied => {
+            "; sidehook's user must be able to write to the socket's directory, and ports below 1024 need a privilege"
+        }
+        _ => "",
+    }
+}
+
 impl Listener {
     /// Where it listens, with the port that was really taken.
     #[must_use]
@@ -109,11 +116,11 @@ impl Listener {
                 let (stream, addr) = listener.accept().await?;
                 // Small answers must not wait for acknowledgements; a socket that refuses the option still works.
                 let _ = stream.set_nodelay(true);
-                Ok((Stream::Tcp(stream), Peer::Tcp(addr)))
+                Ok((Either::A(stream), Peer::Tcp(addr)))
             }
             Inner::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Stream::Unix(stream), Peer::Unix))
+                Ok((Either::B(stream), Peer::Unix))
             }
         }
     }
@@ -125,61 +132,8 @@ impl std::fmt::Debug for Listener {
     }
 }
 
-/// An accepted or opened connection.
-#[derive(Debug)]
-pub enum Stream {
-    /// TCP.
-    Tcp(TcpStream),
-    /// Unix socket.
-    Unix(UnixStream),
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, data),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, data),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, data),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, data),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
+/// A connection over TCP or a unix socket.
+pub type Stream = Either<TcpStream, UnixStream>;
 
 /// The file of a unix socket, removed at the end if it is still the one that was made.
 struct SocketFile {
@@ -200,7 +154,7 @@ impl Drop for SocketFile {
 
 /// A socket file outlives its process when that was killed. One that answers is in use; one that refuses is stale.
 async fn clear_stale(listen: &Listen, path: &Path) -> Result<(), ListenError> {
-    if path.as_os_str().len() > SOCKET_PATH_BYTES {
+    if path.as_os_str().len() > limits::SOCKET_PATH_BYTES {
         return Err(ListenError::TooLong(listen.clone()));
     }
     let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };

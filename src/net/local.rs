@@ -4,9 +4,10 @@ use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::either::Either;
+use super::listener::Stream;
 use crate::config::model::Listen;
 use crate::limits;
 use crate::secret::Secret;
@@ -67,14 +68,11 @@ pub async fn send(
     let request = request.body(Full::new(body)).map_err(|e| http(e.to_string()))?;
     let connect = |source| LocalError::Connect { listen: listen.clone(), source };
     let exchange = async {
-        match listen {
-            Listen::Tcp(addr) => {
-                exchange(TcpStream::connect(addr).await.map_err(connect)?, request).await.map_err(http)
-            }
-            Listen::Unix(path) => {
-                exchange(UnixStream::connect(path).await.map_err(connect)?, request).await.map_err(http)
-            }
-        }
+        let stream = match listen {
+            Listen::Tcp(addr) => TcpStream::connect(addr).await.map(Either::A),
+            Listen::Unix(path) => UnixStream::connect(path).await.map(Either::B),
+        };
+        exchange(stream.map_err(connect)?, request).await.map_err(http)
     };
     match tokio::time::timeout(limits::LOCAL_ANSWER, exchange).await {
         Ok(answer) => answer,
@@ -82,12 +80,9 @@ pub async fn send(
     }
 }
 
-async fn exchange<I>(io: I, request: Request<Full<Bytes>>) -> Result<Answer, String>
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn exchange(stream: Stream, request: Request<Full<Bytes>>) -> Result<Answer, String> {
     let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(|e| e.to_string())?;
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     let connection = tokio::spawn(connection);
     let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
     let status = response.status();

@@ -3,10 +3,13 @@
 
 mod client;
 mod connector;
+mod either;
 mod guard;
+mod linger;
 pub mod listener;
 pub mod local;
 mod prefixed;
+mod proxy;
 pub mod receiver;
 pub mod serve;
 pub mod tls;

@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -18,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::linger::Lingering;
 use super::listener::{Listener, Peer, Stream};
 use super::prefixed::Prefixed;
 use crate::limits;
@@ -130,11 +132,22 @@ where
     };
     let Ok(Ok((prefix, http2))) = sniffed else { return };
     let builder = builder(http2, options);
+    let early = Arc::new(AtomicBool::new(false));
+    let io = Lingering::new(Prefixed::new(prefix, io), early.clone());
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
-        service.call(request)
+        // HTTP/2 ends a single request where HTTP/1.1 has to end the connection.
+        let has_body = !http2 && !request.body().is_end_stream();
+        let (answer, early) = (service.call(request), early.clone());
+        async move {
+            let answer = answer.await;
+            // Whether the service read the body is not known here; where it refused the request it may not have.
+            let refused = answer.as_ref().is_ok_and(|a| a.status().is_client_error() || a.status().is_server_error());
+            early.store(has_body && refused, Ordering::Relaxed);
+            answer
+        }
     });
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(Prefixed::new(prefix, io)), service);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -255,6 +268,28 @@ mod tests {
         let request = Request::post("http://x/").body(Full::new(Bytes::from_static(b"hello"))).expect("a request");
         let body = send.send_request(request).await.expect("answered").into_body().collect().await.expect("whole");
         assert_eq!(body.to_bytes(), "HTTP/2.0 true 5");
+    }
+
+    #[tokio::test]
+    async fn an_answer_before_the_body_was_read_arrives() {
+        let listener = bind(&Listen::Tcp(([127, 0, 0, 1], 0).into())).await.expect("bound");
+        let addr = listener.local_addr().expect("tcp");
+        let refuse = service_fn(async |_: Request<Incoming>| {
+            Ok(Response::builder().status(413).body(Full::new(Bytes::from_static(b"no"))).expect("a response"))
+        });
+        let stop = CancellationToken::new();
+        let _stop = stop.clone().drop_guard();
+        tokio::spawn(serve(listener, refuse, stop, ServeOptions::default()));
+        for _ in 0..5 {
+            let mut stream = TcpStream::connect(addr).await.expect("connected");
+            let body = vec![b'x'; 9 * 1024 * 1024];
+            let head = format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all(head.as_bytes()).await.expect("written");
+            stream.write_all(&body).await.expect("all is taken");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.expect("answered");
+            assert!(answer.starts_with("HTTP/1.1 413") && answer.ends_with("no"), "{answer}");
+        }
     }
 
     #[tokio::test]

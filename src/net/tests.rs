@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::connector::Names;
 use super::*;
 use crate::clock::Clock;
 use crate::config::model::{Egress, Listen, Tls};
@@ -215,4 +216,38 @@ async fn a_pooled_connection_that_was_closed_meanwhile_is_no_failure() {
         });
         assert_eq!(answer.expect("an answer").status, 200);
     }
+}
+
+#[tokio::test]
+async fn a_name_that_leads_elsewhere_at_the_next_attempt_is_caught() {
+    let (url, count) = canned(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n", Then::Close).await;
+    let url = url.replace("127.0.0.1", "crm.example.com");
+    let asked = AtomicUsize::new(0);
+    let names = Names::Scripted(Arc::new(move |_, port| {
+        let good = SocketAddr::from(([127, 0, 0, 1], port));
+        let metadata = SocketAddr::from(([169, 254, 169, 254], port));
+        let disguised = SocketAddr::new("64:ff9b::a9fe:a9fe".parse().expect("an address"), port);
+        match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => vec![good],
+            1 => vec![metadata],
+            2 => vec![disguised],
+            _ => vec![metadata, disguised, good],
+        }
+    }));
+    let egress = Egress { allow_http: true, ..Egress::default() };
+    let client = Client::with_names(&Tls::default(), guard(&egress), names).expect("a client");
+    for expected in
+        [None, Some("169.254.169.254 is blocked by the built-in rule link-local"), Some("which leads to"), None]
+    {
+        match (client.send(post(&url), Duration::from_secs(20)).await, expected) {
+            (Ok(answer), None) => assert_eq!(answer.status, 204),
+            (Err(failure), Some(text)) => {
+                assert_eq!(failure.fault, Fault::Denied);
+                assert!(failure.message.contains(text), "{}", failure.message);
+                assert!(failure.message.contains("crm.example.com"), "{}", failure.message);
+            }
+            (answer, expected) => panic!("{answer:?}, expected {expected:?}"),
+        }
+    }
+    assert_eq!(count.load(Ordering::SeqCst), 2, "only allowed addresses are dialled");
 }

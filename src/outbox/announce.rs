@@ -1,6 +1,7 @@
 //! Ready deliveries on their way to the dispatcher, straight from memory where they still are. Bounded in number and in
 //! bytes: what does not fit is not sent, and a look for due deliveries finds it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use super::read;
+use super::settle;
 use super::txn::{Draft, Txn};
 use super::types::Ready;
 use crate::limits;
@@ -53,16 +55,20 @@ impl Announcer {
 
     /// Reads what is not in memory any more, as far as it can be sent.
     pub(super) fn load(&self, txn: &mut Txn<'_>) -> rusqlite::Result<Vec<Ready>> {
+        for webhook in std::mem::take(&mut txn.resumed) {
+            due_again(txn, webhook)?;
+        }
         let mut ready = Vec::with_capacity(txn.drafts.len().min(limits::READY_QUEUE));
         let mut read = 0;
-        for draft in std::mem::take(&mut txn.drafts) {
+        let mut drafts = VecDeque::from(std::mem::take(&mut txn.drafts));
+        while let Some(draft) = drafts.pop_front() {
             if ready.len() >= self.to.capacity() {
                 break;
             }
             let found = match draft {
-                Draft::Fresh(ready) => Some(ready),
+                Draft::Fresh(ready) => Some(Ok(ready)),
                 Draft::Stored(_) if read >= limits::DUE_BYTES.min(self.room()) => None,
-                Draft::Stored(row) => read::ready_now(txn.conn, row, txn.now, |id| {
+                Draft::Stored(row) => read::ready_now(txn.conn, txn.seal, row, txn.now, |id| {
                     txn.book
                         .place(id)
                         .map(|at| txn.book.get(at))
@@ -70,7 +76,16 @@ impl Announcer {
                         .map(|w| Arc::clone(&w.name))
                 })?,
             };
-            let Some(found) = found else { continue };
+            let found = match found {
+                Some(Ok(found)) => found,
+                Some(Err(closed)) => {
+                    settle::unreadable(txn, &closed)?;
+                    // What was behind it in its lane is ready now.
+                    drafts.extend(txn.drafts.drain(..));
+                    continue;
+                }
+                None => continue,
+            };
             let active = txn.book.find(&found.webhook).is_some_and(|at| txn.book.get(at).halted().is_none());
             if active {
                 read += found.body.len();
@@ -93,4 +108,19 @@ impl Announcer {
             }
         }
     }
+}
+
+/// Tells the dispatcher that a webhook goes on by some of what is due to it; it looks for the rest itself. What waits for
+/// its retry goes on waiting: the pause before it may be the destination's own wish.
+fn due_again(txn: &mut Txn<'_>, webhook: i64) -> rusqlite::Result<()> {
+    let rows: Vec<i64> = {
+        let mut due = txn.conn.prepare_cached(
+            "SELECT row FROM delivery WHERE webhook = ?1 AND ready = 1 AND next_at <= ?2 ORDER BY next_at LIMIT 16",
+        )?;
+        due.query_map((webhook, txn.now.as_millis()), |row| row.get(0))?.collect::<Result<_, _>>()?
+    };
+    for row in rows {
+        txn.announce(row);
+    }
+    Ok(())
 }

@@ -3,35 +3,36 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rusqlite::params;
 
+use super::seal::Place;
 use super::txn::{DEAD, Draft, OWED, Refusal, Txn, body_key, clip, headers_text, lane_of, less};
 use super::types::{
     Arrival, Batch, ConversationKey, Decision, Dedupe, KnownWebhook, NewDelivery, Ready, Receipt, Release, Standing,
+    Stood,
 };
-use super::{conversation, lane, settle};
+use super::{conversation, lane, settle, supersede};
 use crate::clock::Timestamp;
 use crate::limits;
 
-/// Applies all of a batch. On a refusal the caller takes back what was done.
-pub(super) fn batch(txn: &mut Txn<'_>, batch: Batch) -> Result<Receipt, Refusal> {
+/// Applies all of a batch. On a refusal the caller takes back what was done, so nothing is taken out of the batch.
+pub(super) fn batch(txn: &mut Txn<'_>, batch: &Batch) -> Result<Receipt, Refusal> {
     // Standings first: a delivery that met a 410 is held by the standing that comes with it.
-    for (webhook, standing) in batch.standings {
-        let at = txn.book.enter(&webhook);
+    for (webhook, standing) in &batch.standings {
+        let at = txn.book.enter(webhook);
         set_standing(txn, at, standing);
     }
-    for settlement in batch.settlements {
+    for settlement in &batch.settlements {
         settle::settle(txn, settlement)?;
     }
-    for release in batch.releases {
+    for release in &batch.releases {
         self::release(txn, release)?;
     }
     let mut receipt = Receipt::default();
-    for (index, arrival) in batch.arrivals.into_iter().enumerate() {
+    for (index, arrival) in batch.arrivals.iter().enumerate() {
         receipt.duplicates.push(self::arrival(txn, index, arrival)?);
     }
-    for (source, offset) in batch.offsets {
+    for (source, offset) in &batch.offsets {
         txn.run("INSERT OR REPLACE INTO source_offset VALUES (?1, ?2)", (source, offset))?;
     }
     Ok(receipt)
@@ -53,38 +54,39 @@ impl Origin {
     }
 }
 
-fn arrival(txn: &mut Txn<'_>, index: usize, arrival: Arrival) -> Result<Option<String>, Refusal> {
+fn arrival(txn: &mut Txn<'_>, index: usize, arrival: &Arrival) -> Result<Option<String>, Refusal> {
     if let Some(dedupe) = &arrival.dedupe
-        && let Some(first) = known(txn, index, &arrival, dedupe)?
+        && let Some(first) = known(txn, index, arrival, dedupe)?
     {
         return Ok(Some(first));
     }
     let origin = Origin {
         seq: txn.book.number(),
-        event_id: arrival.event_id,
-        event_type: arrival.event_type,
-        conversation: arrival.conversation,
-        traceparent: arrival.traceparent,
+        event_id: Arc::clone(&arrival.event_id),
+        event_type: Arc::clone(&arrival.event_type),
+        conversation: arrival.conversation.clone(),
+        traceparent: arrival.traceparent.clone(),
         arrived: arrival.arrived,
     };
-    if let (Some(key), Some(change)) = (&origin.conversation, arrival.change) {
+    if let (Some(key), Some(change)) = (&origin.conversation, &arrival.change) {
         conversation::change(txn, key, change, origin.arrived)?;
     }
     let mut waits = false;
-    for (webhook, decision) in arrival.decisions {
-        let at = txn.book.enter(&webhook);
+    for (webhook, decision) in &arrival.decisions {
+        let at = txn.book.enter(webhook);
         txn.book.edit(at).counts.matched += 1;
         if let Decision::Waiting { deadline, ordered } = decision {
             waits = true;
-            wait(txn, at, &origin, deadline, ordered)?;
+            wait(txn, at, &origin, *deadline, *ordered)?;
         } else {
             decided(txn, at, &origin, decision)?;
         }
     }
     if waits {
-        keep_waiting(txn, &origin, arrival.waiting_body.unwrap_or_default())?;
+        keep_waiting(txn, &origin, arrival.waiting_body.as_deref().unwrap_or_default())?;
     }
-    if let Some(body) = arrival.kept_body {
+    if let Some(body) = &arrival.kept_body {
+        let body = txn.seal.seal(Place::KeptEvent(origin.seq), body)?;
         txn.run(
             "INSERT INTO kept_event VALUES (?1, ?2, ?3, ?4, ?5)",
             params![origin.seq, origin.arrived.as_millis(), arrival.namespace, origin.event_id, &body[..]],
@@ -110,7 +112,7 @@ fn known(txn: &Txn<'_>, index: usize, arrival: &Arrival, dedupe: &Dedupe) -> Res
         return Ok(None);
     }
     let first: Option<(String, [u8; 16])> =
-        txn.one("SELECT event_id, fingerprint FROM dedupe WHERE key = ?1", [dedupe.key], |row| {
+        txn.one("SELECT event_id, fingerprint FROM dedupe WHERE key = ?1", [&dedupe.key], |row| {
             Ok((row.get(0)?, row.get(1)?))
         })?;
     match first {
@@ -120,7 +122,7 @@ fn known(txn: &Txn<'_>, index: usize, arrival: &Arrival, dedupe: &Dedupe) -> Res
 }
 
 /// Counts a final decision and creates its deliveries.
-fn decided(txn: &mut Txn<'_>, at: usize, origin: &Origin, decision: Decision) -> rusqlite::Result<()> {
+fn decided(txn: &mut Txn<'_>, at: usize, origin: &Origin, decision: &Decision) -> rusqlite::Result<()> {
     let counts = &mut txn.book.edit(at).counts;
     let deliveries = match decision {
         // A release never waits again: such an event counts as filtered rather than not at all.
@@ -143,16 +145,16 @@ fn decided(txn: &mut Txn<'_>, at: usize, origin: &Origin, decision: Decision) ->
     Ok(())
 }
 
-fn create(txn: &mut Txn<'_>, at: usize, origin: &Origin, idx: i64, new: NewDelivery) -> rusqlite::Result<()> {
+fn create(txn: &mut Txn<'_>, at: usize, origin: &Origin, idx: i64, new: &NewDelivery) -> rusqlite::Result<()> {
     let row = txn.book.number();
     let webhook = txn.book.edit(at);
     webhook.counts.created += 1;
     let (webhook_id, name) = (webhook.id, Arc::clone(&webhook.name));
     let lane = if new.ordered { origin.lane(&name) } else { None };
     // What has no payload cannot be owed.
-    let dead = match (new.dead, &new.body) {
-        (Some(reason), _) => Some(reason),
-        (None, None) => Some("no_payload".to_owned()),
+    let dead = match (&new.dead, &new.body) {
+        (Some(reason), _) => Some(reason.as_str()),
+        (None, None) => Some("no_payload"),
         (None, Some(_)) => None,
     };
     let ready = match (&dead, lane) {
@@ -161,7 +163,10 @@ fn create(txn: &mut Txn<'_>, at: usize, origin: &Origin, idx: i64, new: NewDeliv
         (None, Some(lane)) => lane::enter(txn, lane, origin.seq, idx, row)?,
     };
     let now = txn.now.as_millis();
-    let reason = dead.as_deref().map(|r| clip(r, limits::REASON_BYTES));
+    // What a rule threw may hold content, as may the headers that it made.
+    let reason = txn.seal.seal_text(Place::Reason(row), dead.map(|r| clip(r, limits::REASON_BYTES)))?;
+    let headers = headers_text(&new.headers);
+    let headers = txn.seal.seal_text(Place::Headers(row), headers.as_deref())?;
     txn.run(
         "INSERT INTO delivery (row, webhook, state, ready, next_at, changed_at, attempts, tries, seq, idx, lane,
              arrived, created_at, id, event_id, event_type, conversation, traceparent, headers, reason)
@@ -181,31 +186,35 @@ fn create(txn: &mut Txn<'_>, at: usize, origin: &Origin, idx: i64, new: NewDeliv
             origin.event_type,
             origin.conversation.as_ref().map(|c| &*c.id),
             origin.traceparent,
-            headers_text(&new.headers),
+            headers,
             reason,
         ],
     )?;
     let counts = &mut txn.book.edit(at).counts;
-    let Some(body) = new.body else {
+    let Some(body) = &new.body else {
         counts.dead += 1;
         return Ok(());
     };
+    let stored = txn.seal.seal(Place::Payload(row), body)?;
     if dead.is_some() {
         counts.dead += 1;
-        txn.run("INSERT INTO kept_body VALUES (?1, ?2)", params![row, &body[..]])?;
+        txn.run("INSERT INTO kept_body VALUES (?1, ?2)", params![row, &stored[..]])?;
         return Ok(());
     }
     counts.owed += 1;
-    txn.run("INSERT INTO body VALUES (?1, ?2)", params![body_key(webhook_id, row), &body[..]])?;
+    txn.run("INSERT INTO body VALUES (?1, ?2)", params![body_key(webhook_id, row), &stored[..]])?;
+    if let (None, Some(key)) = (lane, origin.lane(&name)) {
+        supersede::enter(txn, row, &origin.event_type, key)?;
+    }
     if ready && txn.announce {
         txn.drafts.push(Draft::Fresh(Ready {
             row,
-            id: new.id,
+            id: new.id.clone(),
             webhook: name,
             event_id: Arc::clone(&origin.event_id),
             event_type: Arc::clone(&origin.event_type),
-            body,
-            headers: new.headers,
+            body: body.clone(),
+            headers: new.headers.clone(),
             traceparent: origin.traceparent.clone(),
             attempts: 0,
             created_at: txn.now,
@@ -228,7 +237,8 @@ fn wait(txn: &mut Txn<'_>, at: usize, origin: &Origin, deadline: Timestamp, orde
     Ok(())
 }
 
-fn keep_waiting(txn: &Txn<'_>, origin: &Origin, body: Bytes) -> rusqlite::Result<()> {
+fn keep_waiting(txn: &Txn<'_>, origin: &Origin, body: &[u8]) -> rusqlite::Result<()> {
+    let body = txn.seal.seal(Place::WaitingEvent(origin.seq), body)?;
     txn.run(
         "INSERT INTO waiting_event VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         params![
@@ -242,13 +252,12 @@ fn keep_waiting(txn: &Txn<'_>, origin: &Origin, body: Bytes) -> rusqlite::Result
             &body[..],
         ],
     )?;
-    drop(body);
     Ok(())
 }
 
 /// Ends a wait: what became of it takes its place. A wait that is over already is left alone, so that a second answer
 /// makes no second delivery.
-fn release(txn: &mut Txn<'_>, release: Release) -> rusqlite::Result<()> {
+fn release(txn: &mut Txn<'_>, release: &Release) -> rusqlite::Result<()> {
     let wait: Option<(i64, i64, Option<i64>)> =
         txn.one("DELETE FROM wait WHERE row = ?1 RETURNING webhook, seq, lane", [release.wait], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
@@ -260,7 +269,7 @@ fn release(txn: &mut Txn<'_>, release: Release) -> rusqlite::Result<()> {
         lane::leave(txn, lane, seq, 0)?;
     }
     if let Some(origin) = origin_of(txn, seq)? {
-        decided(txn, at, &origin, release.decision)?;
+        decided(txn, at, &origin, &release.decision)?;
     }
     forget_waiting(txn, seq)?;
     if let Some(lane) = lane {
@@ -295,10 +304,9 @@ pub(super) fn forget_waiting(txn: &Txn<'_>, seq: i64) -> rusqlite::Result<()> {
 }
 
 /// Changes a standing. A disabling that was meant for other contents of the file is no news any more.
-fn set_standing(txn: &mut Txn<'_>, at: usize, standing: Standing) {
-    let now = txn.now;
+fn set_standing(txn: &mut Txn<'_>, at: usize, standing: &Standing) {
     let webhook = txn.book.get(at);
-    if let Standing::Disabled { file_hash, .. } = &standing
+    if let Standing::Disabled { file_hash, .. } = standing
         && !webhook.file_hash.is_empty()
         && **file_hash != *webhook.file_hash
     {
@@ -306,15 +314,27 @@ fn set_standing(txn: &mut Txn<'_>, at: usize, standing: Standing) {
     }
     let was_halted = webhook.halted().is_some();
     let webhook = txn.book.edit(at);
-    webhook.standing = standing;
+    webhook.standing = standing.clone();
     if was_halted && webhook.halted().is_none() {
-        webhook.resumed_at = Some(now);
+        let id = webhook.id;
+        txn.resumed.push(id);
     }
+}
+
+/// Pauses or resumes a webhook. What a 410 disabled stays disabled.
+pub(super) fn pause(txn: &mut Txn<'_>, webhook: &str, paused: bool) -> Stood {
+    let Some(at) = txn.book.find(webhook).filter(|at| txn.book.get(*at).known) else { return Stood::Unknown };
+    match (&txn.book.get(at).standing, paused) {
+        (Standing::Disabled { .. }, _) => return Stood::Disabled,
+        (Standing::Active, true) => set_standing(txn, at, &Standing::Paused),
+        (Standing::Paused, false) => set_standing(txn, at, &Standing::Active),
+        (Standing::Active, false) | (Standing::Paused, true) => {}
+    }
+    Stood::Yes
 }
 
 /// Takes over which webhooks there are.
 pub(super) fn webhooks(txn: &mut Txn<'_>, known: &[KnownWebhook]) {
-    let now = txn.now;
     let halted: Vec<bool> = txn.book.webhooks().iter().map(|w| w.halted().is_some()).collect();
     for at in 0..halted.len() {
         if txn.book.get(at).known && !known.iter().any(|k| k.name == txn.book.get(at).name) {
@@ -335,7 +355,8 @@ pub(super) fn webhooks(txn: &mut Txn<'_>, known: &[KnownWebhook]) {
     }
     for (at, was_halted) in halted.into_iter().enumerate() {
         if was_halted && txn.book.get(at).halted().is_none() {
-            txn.book.edit(at).resumed_at = Some(now);
+            let id = txn.book.get(at).id;
+            txn.resumed.push(id);
         }
     }
 }

@@ -2,16 +2,33 @@
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::read::Closed;
 use super::retry;
 use super::settle::Payload;
-use super::types::{Batch, CommitError, Filter, KnownWebhook, Options, Receipt, Retried};
+use super::types::{Batch, CommitError, KnownWebhook, Options, Receipt, Retried, Stood};
+use super::views::Filter;
 
 /// What callers ask of the writer.
 pub(super) enum Command {
     Commit(Batch, Answer<Receipt>),
     Webhooks(Vec<KnownWebhook>, Answer<()>),
-    Retry { id: String, payload: Option<Payload>, answer: Answer<Retried> },
-    RetrySome { filter: Filter, from: Option<retry::Place>, answer: Answer<retry::Progress> },
+    Pause {
+        webhook: String,
+        paused: bool,
+        answer: Answer<Stood>,
+    },
+    Retry {
+        id: String,
+        payload: Option<Payload>,
+        answer: Answer<Retried>,
+    },
+    RetrySome {
+        filter: Filter,
+        from: Option<retry::Place>,
+        answer: Answer<retry::Progress>,
+    },
+    /// Deliveries that were found to be unreadable; nobody waits for an answer.
+    Unreadable(Vec<Closed>),
     Options(Options),
     Maintain(oneshot::Sender<()>),
     Close(oneshot::Sender<()>),
@@ -26,46 +43,40 @@ pub(super) struct Job {
     pub(super) place: Option<OwnedSemaphorePermit>,
 }
 
-/// An answer that is due when the transaction is durable.
-pub(super) enum Due {
-    Commit(Answer<Receipt>, Result<Receipt, CommitError>),
-    Webhooks(Answer<()>),
-    Retry(Answer<Retried>, Retried),
-    RetrySome(Answer<retry::Progress>, retry::Progress),
+/// What a command came to, told when the transaction is durable.
+pub(super) enum Reply {
+    Commit(Result<Receipt, CommitError>),
+    Webhooks,
+    Pause(Stood),
+    Retry(Retried),
+    RetrySome(retry::Progress),
+    /// For what is not done in a transaction.
+    Nothing,
 }
 
-impl Due {
-    /// Says it.
-    pub(super) fn send(self) {
-        // Nobody waits any more where a send fails; what was asked is done all the same.
-        match self {
-            Self::Commit(to, result) => drop(to.send(result)),
-            Self::Webhooks(to) => drop(to.send(Ok(()))),
-            Self::Retry(to, retried) => drop(to.send(Ok(retried))),
-            Self::RetrySome(to, progress) => drop(to.send(Ok(progress))),
-        }
-    }
-
-    /// Says that the transaction failed.
-    pub(super) fn fail(self, why: &str) {
-        let failed = || CommitError::Failed(why.to_owned());
-        match self {
-            Self::Commit(to, _) => drop(to.send(Err(failed()))),
-            Self::Webhooks(to) => drop(to.send(Err(failed()))),
-            Self::Retry(to, _) => drop(to.send(Err(failed()))),
-            Self::RetrySome(to, _) => drop(to.send(Err(failed()))),
-        }
+/// Answers a command with what it came to. Nobody waits any more where a send fails; what was asked is done all the same.
+pub(super) fn answer(command: Command, reply: Reply) {
+    match (command, reply) {
+        (Command::Commit(_, to), Reply::Commit(result)) => drop(to.send(result)),
+        (Command::Webhooks(_, to), Reply::Webhooks) => drop(to.send(Ok(()))),
+        (Command::Pause { answer, .. }, Reply::Pause(stood)) => drop(answer.send(Ok(stood))),
+        (Command::Retry { answer, .. }, Reply::Retry(retried)) => drop(answer.send(Ok(retried))),
+        (Command::RetrySome { answer, .. }, Reply::RetrySome(progress)) => drop(answer.send(Ok(progress))),
+        // A reply is made from its command, so no other pair is.
+        _ => {}
     }
 }
 
-/// Answers a command that was not tried.
+/// Answers a command of which nothing is stored.
 pub(super) fn refuse(command: Command, why: &str) {
     let failed = || CommitError::Failed(why.to_owned());
     match command {
         Command::Commit(_, to) => drop(to.send(Err(failed()))),
         Command::Webhooks(_, to) => drop(to.send(Err(failed()))),
+        Command::Pause { answer, .. } => drop(answer.send(Err(failed()))),
         Command::Retry { answer, .. } => drop(answer.send(Err(failed()))),
         Command::RetrySome { answer, .. } => drop(answer.send(Err(failed()))),
-        Command::Options(_) | Command::Maintain(_) | Command::Close(_) => {}
+        // What is unreadable is found again.
+        Command::Unreadable(_) | Command::Options(_) | Command::Maintain(_) | Command::Close(_) => {}
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, params};
 
-use super::types::{Ledger, LedgerRow, Standing};
-use crate::clock::Timestamp;
+use super::types::Standing;
+use super::views::{Ledger, LedgerRow, WebhookView};
 
 /// The counts of one webhook. `owed` is pending or held, whichever the webhook's standing says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,12 +34,15 @@ pub(super) struct Webhook {
     pub(super) enabled: bool,
     pub(super) file_hash: Arc<str>,
     pub(super) standing: Standing,
-    /// While set, retries set before it are still being made due.
-    pub(super) resumed_at: Option<Timestamp>,
     pub(super) counts: Counts,
 }
 
 impl Webhook {
+    /// Whether events are rendered for it: what is paused or disabled by a 410 is, and held.
+    pub(super) fn in_force(&self) -> bool {
+        self.known && self.enabled
+    }
+
     /// Why nothing is sent to it, if that is so: the reason of its held deliveries.
     pub(super) fn halted(&self) -> Option<&'static str> {
         if !self.known {
@@ -84,7 +87,8 @@ pub(super) struct Book {
     webhooks: Vec<Webhook>,
     by_name: HashMap<Arc<str>, usize>,
     dirty: Vec<usize>,
-    undo: Vec<(usize, Webhook)>,
+    /// What was before the batch in hand, where somebody may want it back.
+    undo: Option<Vec<(usize, Webhook)>>,
 }
 
 /// Where the book stood before a batch.
@@ -101,7 +105,7 @@ impl Book {
         (book.next, book.conversations_open) =
             conn.query_row("SELECT next, conversations_open FROM meta", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let mut all = conn.prepare(
-            "SELECT id, name, known, enabled, file_hash, standing, standing_reason, standing_hash, resumed_at, matched,
+            "SELECT id, name, known, enabled, file_hash, standing, standing_reason, standing_hash, matched,
                     filtered, rendered, rule_failed, waiting, created, owed, delivered, dead, purged
              FROM webhook ORDER BY id",
         )?;
@@ -123,18 +127,17 @@ impl Book {
                 enabled: row.get(3)?,
                 file_hash: row.get(4)?,
                 standing,
-                resumed_at: row.get::<_, Option<i64>>(8)?.map(Timestamp::from_millis),
                 counts: Counts {
-                    matched: count(9)?,
-                    filtered: count(10)?,
-                    rendered: count(11)?,
-                    rule_failed: count(12)?,
-                    waiting: count(13)?,
-                    created: count(14)?,
-                    owed: count(15)?,
-                    delivered: count(16)?,
-                    dead: count(17)?,
-                    purged: count(18)?,
+                    matched: count(8)?,
+                    filtered: count(9)?,
+                    rendered: count(10)?,
+                    rule_failed: count(11)?,
+                    waiting: count(12)?,
+                    created: count(13)?,
+                    owed: count(14)?,
+                    delivered: count(15)?,
+                    dead: count(16)?,
+                    purged: count(17)?,
                 },
             });
         }
@@ -161,7 +164,6 @@ impl Book {
             enabled: true,
             file_hash: Arc::from(""),
             standing: Standing::Active,
-            resumed_at: None,
             counts: Counts::default(),
         });
         self.dirty.push(at);
@@ -194,8 +196,10 @@ impl Book {
 
     /// One of them, to be changed: remembered for [`Book::roll_back`] and [`Book::store`].
     pub(super) fn edit(&mut self, at: usize) -> &mut Webhook {
-        if !self.undo.iter().any(|(i, _)| *i == at) {
-            self.undo.push((at, self.webhooks[at].clone()));
+        if let Some(undo) = &mut self.undo
+            && !undo.iter().any(|(i, _)| *i == at)
+        {
+            undo.push((at, self.webhooks[at].clone()));
         }
         if !self.dirty.contains(&at) {
             self.dirty.push(at);
@@ -205,13 +209,13 @@ impl Book {
 
     /// Remembers where the book stands.
     pub(super) fn mark(&mut self) -> Mark {
-        self.undo.clear();
+        self.undo = Some(Vec::new());
         Mark { webhooks: self.webhooks.len(), conversations_open: self.conversations_open }
     }
 
     /// Takes back what was changed since `mark`. Numbers given out stay given out.
     pub(super) fn roll_back(&mut self, mark: Mark) {
-        while let Some((at, before)) = self.undo.pop() {
+        for (at, before) in self.undo.take().unwrap_or_default() {
             self.webhooks[at] = before;
         }
         for gone in self.webhooks.drain(mark.webhooks..) {
@@ -230,12 +234,13 @@ impl Book {
 
     /// Writes what changed, and answers which entries did.
     pub(super) fn store(&mut self, conn: &Connection) -> rusqlite::Result<Vec<usize>> {
+        self.undo = None;
         conn.prepare_cached("UPDATE meta SET next = ?1, conversations_open = ?2")?
             .execute((self.next, self.conversations_open))?;
         let dirty = std::mem::take(&mut self.dirty);
         let mut write = conn.prepare_cached(
             "INSERT OR REPLACE INTO webhook VALUES
-             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
         )?;
         for at in &dirty {
             let w = &self.webhooks[*at];
@@ -255,7 +260,6 @@ impl Book {
                 standing,
                 reason,
                 hash,
-                w.resumed_at.map(Timestamp::as_millis),
                 n(c.matched),
                 n(c.filtered),
                 n(c.rendered),
@@ -284,6 +288,26 @@ impl Book {
                 to.push(webhook);
             }
         }
+    }
+
+    /// All webhooks as others see them, by name.
+    pub(super) fn views(&self) -> Vec<WebhookView> {
+        let view = |w: &Webhook| {
+            let row = w.row();
+            WebhookView {
+                name: Arc::clone(&w.name),
+                known: w.known,
+                enabled: w.enabled,
+                standing: w.standing.clone(),
+                pending: row.pending,
+                held: row.held,
+                dead: row.dead,
+                waiting: row.waiting,
+            }
+        };
+        let mut views: Vec<WebhookView> = self.webhooks.iter().map(view).collect();
+        views.sort_by(|a, b| a.name.cmp(&b.name));
+        views
     }
 
     /// The ledger as people see it.

@@ -4,8 +4,10 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::ledger::Book;
+use super::seal::{Place, Seal};
 use super::txn::{DEAD, DELIVERED, OWED, body_key};
-use super::types::{Attempt, DeliveryView, Filter, Page, State};
+use super::types::Attempt;
+use super::views::{DeliveryView, Filter, Page, State};
 use crate::clock::Timestamp;
 use crate::limits;
 
@@ -74,6 +76,7 @@ struct Scanned {
 /// One page of rows before `before`.
 pub(super) fn page(
     conn: &Connection,
+    seal: &Seal,
     book: &Book,
     filter: &Filter,
     before: Option<i64>,
@@ -103,7 +106,7 @@ pub(super) fn page(
             cut = Some(row + 1);
             break;
         }
-        if let Some(view) = view(conn, book, row)? {
+        if let Some(view) = view(conn, seal, book, row)? {
             bytes += view.attempts.iter().map(|a| a.response.as_ref().map_or(0, String::len)).sum::<usize>();
             items.push(view);
         }
@@ -178,16 +181,17 @@ fn owed(
 }
 
 /// One delivery by its id.
-pub(super) fn by_id(conn: &Connection, book: &Book, id: &str) -> rusqlite::Result<Option<DeliveryView>> {
+pub(super) fn by_id(conn: &Connection, seal: &Seal, book: &Book, id: &str) -> rusqlite::Result<Option<DeliveryView>> {
     let row =
         conn.prepare_cached("SELECT row FROM delivery WHERE id = ?1")?.query_row([id], |row| row.get(0)).optional()?;
-    row.map_or(Ok(None), |row| view(conn, book, row))
+    row.map_or(Ok(None), |row| view(conn, seal, book, row))
 }
 
-fn view(conn: &Connection, book: &Book, row: i64) -> rusqlite::Result<Option<DeliveryView>> {
+fn view(conn: &Connection, seal: &Seal, book: &Book, row: i64) -> rusqlite::Result<Option<DeliveryView>> {
     let found = conn
         .prepare_cached(
-            "SELECT id, event_id, event_type, conversation, webhook, state, reason, created_at, next_at
+            "SELECT id, event_id, event_type, conversation, webhook, state, reason, created_at, next_at,
+                    won_at, won_status, won_ms, won_response
              FROM delivery WHERE row = ?1",
         )?
         .query_row([row], |r| {
@@ -195,12 +199,22 @@ fn view(conn: &Connection, book: &Book, row: i64) -> rusqlite::Result<Option<Del
             let halted = webhook.and_then(super::ledger::Webhook::halted);
             let (state, reason) = match (r.get::<_, i64>(5)?, halted) {
                 (DELIVERED, _) => (State::Delivered, None),
-                (DEAD, _) => (State::Dead, r.get(6)?),
+                (DEAD, _) => (State::Dead, seal.show_text(Place::Reason(row), r.get_ref(6)?)),
                 (_, Some(reason)) => (State::Held, Some(reason.to_owned())),
                 (_, None) => (State::Pending, None),
             };
             let next = Timestamp::from_millis(r.get(8)?);
-            Ok(DeliveryView {
+            let won = match r.get(9)? {
+                Some(at) => Some(Attempt {
+                    at: Timestamp::from_millis(at),
+                    status: r.get(10)?,
+                    error: None,
+                    duration_ms: u64::try_from(r.get::<_, i64>(11)?).unwrap_or(0),
+                    response: seal.show_text(Place::Response(row), r.get_ref(12)?),
+                }),
+                None => None,
+            };
+            let view = DeliveryView {
                 id: r.get(0)?,
                 event_id: r.get(1)?,
                 event: r.get(2)?,
@@ -211,10 +225,11 @@ fn view(conn: &Connection, book: &Book, row: i64) -> rusqlite::Result<Option<Del
                 created_at: Timestamp::from_millis(r.get(7)?),
                 next_attempt_at: (state == State::Pending).then_some(next),
                 attempts: Vec::new(),
-            })
+            };
+            Ok((view, won))
         })
         .optional()?;
-    let Some(mut view) = found else { return Ok(None) };
+    let Some((mut view, won)) = found else { return Ok(None) };
     let mut attempts = conn.prepare_cached(
         "SELECT at, status, error, duration_ms, response FROM attempt WHERE delivery = ?1 ORDER BY n",
     )?;
@@ -224,10 +239,11 @@ fn view(conn: &Connection, book: &Book, row: i64) -> rusqlite::Result<Option<Del
             status: r.get(1)?,
             error: r.get(2)?,
             duration_ms: u64::try_from(r.get::<_, i64>(3)?).unwrap_or(0),
-            response: r.get(4)?,
+            response: seal.show_text(Place::Response(row), r.get_ref(4)?),
         })
     };
     view.attempts = attempts.query_map([row], read)?.collect::<Result<_, _>>()?;
+    view.attempts.extend(won);
     Ok(Some(view))
 }
 

@@ -1,14 +1,17 @@
 //! The durable store of deliveries. The only module that knows which store it is: `SQLite`, written by one thread.
 //!
-//! Rooms: `types` is what crosses the seam; `schema` and `lock` open the store; `command` is what it is asked, `writer` owns it, groups commits and
-//! latches on failure; `txn` is one transaction, filled by `apply` (batches), `conversation`, `lane` (order), `settle`
-//! and `retry` (results), `space` (the size limit) and `retention` (age); `ledger` counts; `announce` hands ready
-//! deliveries on; `read` and `list` look beside the writer.
+//! Rooms: `types` and `views` are what crosses the seam, in and out; `schema` and `lock` open the store; `command` is what
+//! it is asked, `writer` owns it, groups commits and latches on failure, `checkpoint` copies its log beside it; `txn` is one
+//! transaction, filled by `apply` (batches), `conversation`, `lane` (order), `settle`, `supersede` and `retry` (results),
+//! `space` (the size limit) and `retention` (age); `seal` is what is encrypted; `ledger` counts; `announce` hands ready deliveries on; `read` and `list`
+//! look beside the writer, `inspect` at a copy.
 
 mod announce;
 mod apply;
+mod checkpoint;
 mod command;
 mod conversation;
+mod inspect;
 mod lane;
 mod ledger;
 mod list;
@@ -17,12 +20,15 @@ mod read;
 mod retention;
 mod retry;
 mod schema;
+mod seal;
 mod settle;
 mod space;
+mod supersede;
 #[cfg(test)]
 mod tests;
 mod txn;
 mod types;
+mod views;
 mod writer;
 
 use std::collections::HashSet;
@@ -37,10 +43,16 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::clock::{Clock, Timestamp};
 use crate::limits;
+use crate::secret::SecretKey;
+use crate::telemetry::outbox as facts;
 use command::{Answer, Command, Job};
+pub use inspect::{Inspection, inspect};
 use ledger::Book;
 use read::Readers;
+use seal::Seal;
+pub(crate) use txn::clip;
 pub use types::*;
+pub use views::*;
 use writer::Writer;
 
 /// The outbox. Cloning shares it.
@@ -74,16 +86,18 @@ struct Shared {
     transactions: AtomicU64,
     ready_taken: AtomicBool,
     health: watch::Sender<Health>,
+    seal: Seal,
 }
 
 impl Shared {
-    fn new() -> Self {
+    fn new(seal: Seal) -> Self {
         Self {
             book: RwLock::default(),
             bytes: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             ready_taken: AtomicBool::new(false),
             health: watch::Sender::new(Health::Healthy),
+            seal,
         }
     }
 
@@ -137,6 +151,10 @@ pub enum Health {
 pub struct KeptEvent {
     /// The delivery's webhook.
     pub webhook: Arc<str>,
+    /// The delivery's place among those of its event for this webhook; the first is 0.
+    pub place: usize,
+    /// Why the delivery is dead, if it is.
+    pub reason: Option<String>,
     /// The whole event as stored ([`Arrival::kept_body`]).
     pub body: Bytes,
 }
@@ -160,7 +178,7 @@ impl Outbox {
     /// Blocks; call it before the runtime serves.
     pub fn open(path: &Path, options: Options, clock: Clock) -> Result<Self, OutboxError> {
         let lock = lock::Lock::take(path)?;
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(Seal::new(&options.encryption_keys)?));
         let (ready, receiver) = mpsc::channel(limits::READY_QUEUE);
         let writer = Writer::open(path.to_owned(), options, clock, lock, Arc::clone(&shared), ready)?;
         let (jobs, work) = queue::channel();
@@ -178,12 +196,18 @@ impl Outbox {
     }
 
     /// Opens the outbox of a running sidehook for reading only: lists and the ledger. Commits answer
-    /// [`CommitError::Closed`].
+    /// [`CommitError::Closed`]. What is sealed is told to be, unless its key comes with [`Outbox::with_keys`].
     pub fn open_read_only(path: &Path, _clock: Clock) -> Result<Self, OutboxError> {
         let readers = Arc::new(Readers::new(path));
-        let shared = Arc::new(Shared::new());
+        let shared = Arc::new(Shared::new(Seal::default()));
         shared.bytes.store(readers.with(space::used)?, Ordering::Relaxed);
         Ok(Self { inner: Arc::new(Inner { shared, readers, writer: None, ready: Mutex::new(None) }) })
+    }
+
+    /// With keys to open what is sealed.
+    pub fn with_keys(self, keys: &[SecretKey]) -> Result<Self, OutboxError> {
+        self.inner.shared.seal.take(keys)?;
+        Ok(self)
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, CommitError> {
@@ -201,8 +225,13 @@ impl Outbox {
         self.ask(|answer| Command::Commit(batch, answer)).await
     }
 
-    /// Takes over new limits and retention after a reload.
+    /// Takes over new limits, retention and keys after a reload. Keys that are not listed any more still open until the end
+    /// of the process.
     pub fn set_options(&self, options: Options) {
+        // Before the writer seals with a new one, everybody can open it.
+        if let Err(error) = self.inner.shared.seal.take(&options.encryption_keys) {
+            facts::KeysRefused { error: &error.to_string() }.emit();
+        }
         if let Some(writer) = &self.inner.writer {
             // Nothing to tell a writer that has ended.
             let _ = writer.jobs.send(Job { command: Command::Options(options), place: None });
@@ -237,13 +266,15 @@ impl Outbox {
     /// The same, where it may take long.
     async fn look_at_length<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&rusqlite::Connection, &Book) -> rusqlite::Result<T> + Send + 'static,
+        read: impl FnOnce(&rusqlite::Connection, &Seal, &Book) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, OutboxError> {
         let inner = Arc::clone(&self.inner);
-        tokio::task::spawn_blocking(move || look(&inner, read)).await.map_err(|e| OutboxError::Store {
-            path: "outbox".to_owned(),
-            message: format!("the read was given up: {e}; sidehook is ending, or has a fault worth reporting"),
-        })?
+        tokio::task::spawn_blocking(move || look(&inner, |conn, book| read(conn, &inner.shared.seal, book)))
+            .await
+            .map_err(|e| OutboxError::Store {
+                path: "outbox".to_owned(),
+                message: format!("the read was given up: {e}; sidehook is ending, or has a fault worth reporting"),
+            })?
     }
 
     /// Pending deliveries of `webhook` that are due at `now` and first in their lane, soonest due first, at most
@@ -261,10 +292,16 @@ impl Outbox {
         limit: usize,
         known: &HashSet<i64>,
     ) -> Result<Vec<Ready>, OutboxError> {
-        self.look(|conn, book| match book.find(webhook).map(|at| book.get(at)) {
-            Some(w) if w.halted().is_none() => read::due(conn, (w.id, &w.name), now, limit, known),
-            _ => Ok(Vec::new()),
-        })
+        let seal = &self.inner.shared.seal;
+        let read::Due { ready, closed } = self.look(|conn, book| match book.find(webhook).map(|at| book.get(at)) {
+            Some(w) if w.halted().is_none() => read::due(conn, seal, (w.id, &w.name), now, limit, known),
+            _ => Ok(read::Due::default()),
+        })?;
+        if let Some(writer) = self.inner.writer.as_ref().filter(|_| !closed.is_empty()) {
+            // A writer that has ended gives nothing up; they are found again.
+            let _ = writer.jobs.send(Job { command: Command::Unreadable(closed), place: None });
+        }
+        Ok(ready)
     }
 
     /// When the next delivery of `webhook` after `now` is due; of first-in-lane ones only.
@@ -276,9 +313,12 @@ impl Outbox {
     }
 
     /// What is known of dedupe keys that are in force at `now`.
-    pub async fn seen(&self, keys: Vec<[u8; 16]>, now: Timestamp) -> Result<Vec<Option<Seen>>, OutboxError> {
+    pub async fn seen(&self, keys: Vec<Vec<u8>>, now: Timestamp) -> Result<Vec<Option<Seen>>, OutboxError> {
         if keys.is_empty() {
             return Ok(Vec::new());
+        }
+        if keys.len() == 1 {
+            return self.inner.readers.glance(|conn| read::seen(conn, &keys, now));
         }
         self.inner.readers.with(|conn| read::seen(conn, &keys, now))
     }
@@ -289,25 +329,36 @@ impl Outbox {
         key: &ConversationKey,
         messages: bool,
     ) -> Result<Option<Conversation>, OutboxError> {
-        self.inner.readers.with(|conn| conversation::read(conn, key, messages))
+        if messages {
+            self.inner.readers.with(|conn| conversation::read(conn, &self.inner.shared.seal, key, true))
+        } else {
+            self.inner.readers.glance(|conn| conversation::read(conn, &self.inner.shared.seal, key, false))
+        }
     }
 
-    /// Waits of one conversation. Those of removed webhooks are left out until the webhook returns.
+    /// Waits of one conversation. Those of webhooks that are removed or not enabled are left out until they return.
     pub async fn waits_of(&self, key: &ConversationKey) -> Result<Vec<Wait>, OutboxError> {
+        let nobody = |book: &Book| book.webhooks().iter().all(|w| w.counts.waiting == 0);
+        if self.inner.writer.is_some() && nobody(&self.inner.shared.book()) {
+            return Ok(Vec::new());
+        }
         self.look(|conn, book| {
-            read::waits_of(conn, key, |id| {
-                book.place(id).map(|at| book.get(at)).filter(|w| w.known).map(|w| Arc::clone(&w.name))
+            read::waits_of(conn, &self.inner.shared.seal, key, |id| {
+                book.place(id).map(|at| book.get(at)).filter(|w| w.in_force()).map(|w| Arc::clone(&w.name))
             })
         })
     }
 
     /// Waits whose deadline is at or before `now`, at most `limit`, and when the next one after these is due. Those of
-    /// removed webhooks are left out until the webhook returns.
+    /// webhooks that are removed or not enabled are left out until they return.
     pub async fn waits_due(&self, now: Timestamp, limit: usize) -> Result<(Vec<Wait>, Option<Timestamp>), OutboxError> {
         self.look(|conn, book| {
-            let waiting = book.webhooks().iter().filter(|w| w.known && w.counts.waiting > 0);
+            let waiting = book.webhooks().iter().filter(|w| w.in_force() && w.counts.waiting > 0);
             let webhooks: Vec<_> = waiting.map(|w| (w.id, Arc::clone(&w.name))).collect();
-            if webhooks.is_empty() { Ok((Vec::new(), None)) } else { read::waits_due(conn, &webhooks, now, limit) }
+            if webhooks.is_empty() {
+                return Ok((Vec::new(), None));
+            }
+            read::waits_due(conn, &self.inner.shared.seal, &webhooks, now, limit)
         })
     }
 
@@ -319,13 +370,13 @@ impl Outbox {
             None => None,
         };
         let filter = filter.clone();
-        self.look_at_length(move |conn, book| list::page(conn, book, &filter, before, limit)).await
+        self.look_at_length(move |conn, seal, book| list::page(conn, seal, book, &filter, before, limit)).await
     }
 
     /// One delivery with its attempts.
     pub async fn get(&self, id: &str) -> Result<Option<DeliveryView>, OutboxError> {
         let id = id.to_owned();
-        self.look_at_length(move |conn, book| list::by_id(conn, book, &id)).await
+        self.look_at_length(move |conn, seal, book| list::by_id(conn, seal, book, &id)).await
     }
 
     /// Makes one delivery due now (dead, delivered or pending). Its schedule starts over; its id and its place in its
@@ -366,12 +417,31 @@ impl Outbox {
     /// The event a delivery came from, if it was kept (`outbox.retain.events`).
     pub async fn kept_event(&self, delivery: &str) -> Result<Option<KeptEvent>, OutboxError> {
         let id = delivery.to_owned();
-        self.look_at_length(move |conn, book| {
-            Ok(read::kept_event(conn, &id)?.and_then(|(webhook, body)| {
-                book.place(webhook).map(|at| KeptEvent { webhook: Arc::clone(&book.get(at).name), body })
+        self.look_at_length(move |conn, seal, book| {
+            Ok(read::kept_event(conn, seal, &id)?.and_then(|read::Kept { webhook, place, reason, body }| {
+                let place = usize::try_from(place).unwrap_or(usize::MAX);
+                let name = |at| Arc::clone(&book.get(at).name);
+                book.place(webhook).map(|at| KeptEvent { webhook: name(at), place, reason, body })
             }))
         })
         .await
+    }
+
+    /// The newest kept events (`outbox.retain.events`) in their stored form, newest first: at most `limit`, and some
+    /// 64 MiB.
+    pub async fn recent_events(&self, limit: usize) -> Result<Vec<Bytes>, OutboxError> {
+        self.look_at_length(move |conn, seal, _| read::recent_events(conn, seal, limit)).await
+    }
+
+    /// Kept events that arrived within `since..until`, oldest first, behind the place `after` (0 for the first page).
+    pub async fn kept_events(
+        &self,
+        since: Timestamp,
+        until: Timestamp,
+        after: i64,
+        limit: usize,
+    ) -> Result<KeptEvents, OutboxError> {
+        self.look_at_length(move |conn, seal, _| read::kept_events(conn, seal, since, until, after, limit)).await
     }
 
     /// The ledger.
@@ -379,13 +449,13 @@ impl Outbox {
         if self.inner.writer.is_some() {
             return Ok(self.inner.shared.book().ledger());
         }
-        self.look_at_length(|_, book| Ok(book.ledger())).await
+        self.look_at_length(|_, _, book| Ok(book.ledger())).await
     }
 
     /// Figures for a scrape; a few look-ups per webhook.
     pub async fn gauges(&self) -> Result<Gauges, OutboxError> {
         let bytes = self.bytes();
-        self.look_at_length(move |conn, book| {
+        self.look_at_length(move |conn, _, book| {
             let mut oldest = Vec::new();
             for webhook in book.webhooks().iter().filter(|w| w.counts.owed > 0) {
                 oldest.extend(read::oldest(conn, webhook.id)?.map(|at| (Arc::clone(&webhook.name), at)));
@@ -402,7 +472,22 @@ impl Outbox {
             return Ok(standing_in(&self.inner.shared.book(), webhook));
         }
         let webhook = webhook.to_owned();
-        self.look_at_length(move |_, book| Ok(standing_in(book, &webhook))).await
+        self.look_at_length(move |_, _, book| Ok(standing_in(book, &webhook))).await
+    }
+
+    /// Every webhook that was ever heard of, by name.
+    pub async fn webhooks(&self) -> Result<Vec<WebhookView>, OutboxError> {
+        if self.inner.writer.is_some() {
+            return Ok(self.inner.shared.book().views());
+        }
+        self.look_at_length(|_, _, book| Ok(book.views())).await
+    }
+
+    /// Pauses a webhook, over restarts, or resumes it. Durable before it resolves; attempts that are under way are the
+    /// dispatcher's.
+    pub async fn pause(&self, webhook: &str, paused: bool) -> Result<Stood, CommitError> {
+        let webhook = webhook.to_owned();
+        self.ask(|answer| Command::Pause { webhook, paused, answer }).await
     }
 
     /// The stored offset of a stream source.

@@ -9,11 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::seal::{Place, Seal, Unreadable};
 use super::txn::{body_key, headers_from, shared};
-use super::types::{ConversationKey, Ready, Seen, Wait};
+use super::types::{ConversationKey, KeptEvents, Ready, Seen, Wait};
 use super::{OutboxError, schema};
 use crate::clock::Timestamp;
 use crate::limits;
+use crate::telemetry::outbox as facts;
 
 /// Connections kept open when nobody reads.
 const IDLE_READERS: usize = 4;
@@ -34,20 +36,24 @@ impl Readers {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads one consistent state of the store.
+    /// Reads one consistent state of the store, in as many statements as it takes.
     pub(super) fn with<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, OutboxError> {
+        self.glance(|conn| {
+            conn.prepare_cached("BEGIN")?.execute([])?;
+            let found = read(conn)?;
+            conn.prepare_cached("COMMIT")?.execute([])?;
+            Ok(found)
+        })
+    }
+
+    /// Reads with one statement, which sees one state by itself.
+    pub(super) fn glance<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, OutboxError> {
         let idle = self.idle().pop();
         let conn = match idle {
             Some(conn) => conn,
             None => schema::open_reader(&self.dir)?,
         };
-        let result = (|| {
-            conn.prepare_cached("BEGIN")?.execute([])?;
-            let found = read(&conn)?;
-            conn.prepare_cached("COMMIT")?.execute([])?;
-            Ok(found)
-        })();
-        match result {
+        match read(&conn) {
             Ok(found) => {
                 let mut idle = self.idle();
                 if idle.len() < IDLE_READERS {
@@ -68,43 +74,59 @@ impl Readers {
 
 const READY: &str = "row, webhook, id, event_id, event_type, headers, traceparent, tries, created_at, arrived, next_at";
 
-fn ready(row: &Row<'_>, webhook: Arc<str>, body: Bytes) -> rusqlite::Result<Ready> {
-    Ok(Ready {
-        row: row.get(0)?,
+/// A delivery whose payload or headers are sealed and cannot be opened.
+#[derive(Debug)]
+pub(super) struct Closed {
+    pub(super) row: i64,
+    pub(super) why: Unreadable,
+}
+
+type Opened = Result<Ready, Closed>;
+
+fn ready(row: &Row<'_>, seal: &Seal, webhook: Arc<str>, body: Result<Bytes, Unreadable>) -> rusqlite::Result<Opened> {
+    let number = row.get(0)?;
+    let headers = seal.open_text(Place::Headers(number), row.get_ref(5)?);
+    let (body, headers) = match (body, headers) {
+        (Ok(body), Ok(headers)) => (body, headers),
+        (Err(why), _) | (_, Err(why)) => return Ok(Err(Closed { row: number, why })),
+    };
+    Ok(Ok(Ready {
+        row: number,
         id: row.get(2)?,
         webhook,
         event_id: shared(row, 3)?,
         event_type: shared(row, 4)?,
         body,
-        headers: headers_from(row.get_ref(5)?.as_str_or_null()?),
+        headers: headers_from(headers.as_deref()),
         traceparent: row.get(6)?,
         attempts: row.get(7)?,
         created_at: Timestamp::from_millis(row.get(8)?),
         arrived: Timestamp::from_millis(row.get(9)?),
-    })
+    }))
 }
 
-fn body(conn: &Connection, webhook: i64, row: i64) -> rusqlite::Result<Option<Bytes>> {
+fn body(conn: &Connection, seal: &Seal, webhook: i64, row: i64) -> rusqlite::Result<Option<Result<Bytes, Unreadable>>> {
     conn.prepare_cached("SELECT body FROM body WHERE key = ?1")?
-        .query_row([body_key(webhook, row)], |r| Ok(Bytes::copy_from_slice(r.get_ref(0)?.as_blob()?)))
+        .query_row([body_key(webhook, row)], |r| Ok(seal.open(Place::Payload(row), r.get_ref(0)?.as_blob()?)))
         .optional()
 }
 
 /// One delivery, if it is ready and due, and its webhook has a name to send it under.
 pub(super) fn ready_now(
     conn: &Connection,
+    seal: &Seal,
     row: i64,
     now: Timestamp,
     name: impl Fn(i64) -> Option<Arc<str>>,
-) -> rusqlite::Result<Option<Ready>> {
+) -> rusqlite::Result<Option<Opened>> {
     let sql = select(READY, "WHERE row = ?1 AND ready = 1 AND next_at <= ?2");
     let mut found = conn.prepare_cached(&sql)?;
     let mut rows = found.query((row, now.as_millis()))?;
     let Some(at) = rows.next()? else { return Ok(None) };
     let webhook: i64 = at.get(1)?;
     let Some(name) = name(webhook) else { return Ok(None) };
-    match body(conn, webhook, row)? {
-        Some(body) => ready(at, name, body).map(Some),
+    match body(conn, seal, webhook, row)? {
+        Some(body) => ready(at, seal, name, body).map(Some),
         None => Ok(None),
     }
 }
@@ -113,33 +135,46 @@ fn select(columns: &str, rest: &str) -> String {
     format!("SELECT {columns} FROM delivery {rest}")
 }
 
+/// What may be attempted now.
+#[derive(Debug, Default)]
+pub(super) struct Due {
+    pub(super) ready: Vec<Ready>,
+    /// At most as many as were asked for.
+    pub(super) closed: Vec<Closed>,
+}
+
 /// Deliveries of one webhook that may be attempted now, beyond those in `known`.
 pub(super) fn due(
     conn: &Connection,
+    seal: &Seal,
     webhook: (i64, &Arc<str>),
     now: Timestamp,
     limit: usize,
     known: &HashSet<i64>,
-) -> rusqlite::Result<Vec<Ready>> {
+) -> rusqlite::Result<Due> {
     let sql = select(READY, "WHERE webhook = ?1 AND ready = 1 AND next_at <= ?2 ORDER BY next_at, row");
     let mut due = conn.prepare_cached(&sql)?;
     let mut rows = due.query((webhook.0, now.as_millis()))?;
-    let mut found = Vec::new();
+    let Due { ready: mut found, mut closed } = Due::default();
     let mut bytes = 0;
-    while found.len() < limit && bytes < limits::DUE_BYTES {
+    while found.len() < limit && closed.len() < limit && bytes < limits::DUE_BYTES {
         let Some(row) = rows.next()? else { break };
         let number: i64 = row.get(0)?;
         if known.contains(&number) {
             continue;
         }
-        let Some(body) = body(conn, webhook.0, number)? else { continue };
-        if !found.is_empty() && bytes + body.len() > limits::DUE_BYTES {
+        let Some(body) = body(conn, seal, webhook.0, number)? else { continue };
+        let size = body.as_ref().map_or(0, Bytes::len);
+        if !found.is_empty() && bytes + size > limits::DUE_BYTES {
             break;
         }
-        bytes += body.len();
-        found.push(ready(row, Arc::clone(webhook.1), body)?);
+        bytes += size;
+        match ready(row, seal, Arc::clone(webhook.1), body)? {
+            Ok(ready) => found.push(ready),
+            Err(one) => closed.push(one),
+        }
     }
-    Ok(found)
+    Ok(Due { ready: found, closed })
 }
 
 /// When the next one is due, after `now`.
@@ -152,7 +187,7 @@ pub(super) fn next_due(conn: &Connection, webhook: i64, now: Timestamp) -> rusql
 }
 
 /// What is known of dedupe keys.
-pub(super) fn seen(conn: &Connection, keys: &[[u8; 16]], now: Timestamp) -> rusqlite::Result<Vec<Option<Seen>>> {
+pub(super) fn seen(conn: &Connection, keys: &[Vec<u8>], now: Timestamp) -> rusqlite::Result<Vec<Option<Seen>>> {
     let mut find = conn.prepare_cached("SELECT event_id, fingerprint FROM dedupe WHERE key = ?1 AND until > ?2")?;
     keys.iter()
         .map(|key| {
@@ -164,10 +199,13 @@ pub(super) fn seen(conn: &Connection, keys: &[[u8; 16]], now: Timestamp) -> rusq
         .collect()
 }
 
-const WAIT: &str = "SELECT wait.row, wait.webhook, wait.deadline, event.namespace, event.conversation, event.body
+const WAIT: &str = "SELECT wait.row, wait.webhook, wait.deadline, event.namespace, event.conversation, event.body,
+                           event.seq, event.event_id
                     FROM wait JOIN waiting_event event ON event.seq = wait.seq";
 
-fn wait(row: &Row<'_>, name: &Arc<str>) -> rusqlite::Result<Wait> {
+fn wait(row: &Row<'_>, seal: &Seal, name: &Arc<str>) -> rusqlite::Result<Wait> {
+    let body = seal.open(Place::WaitingEvent(row.get(6)?), row.get_ref(5)?.as_blob()?);
+    let body = told(body, "a waiting event", row.get_ref(7)?.as_str()?);
     let namespace: Option<Arc<str>> = row.get(3)?;
     let id: Option<Arc<str>> = row.get(4)?;
     Ok(Wait {
@@ -175,13 +213,19 @@ fn wait(row: &Row<'_>, name: &Arc<str>) -> rusqlite::Result<Wait> {
         webhook: Arc::clone(name),
         conversation: namespace.zip(id).map(|(namespace, id)| ConversationKey { namespace, id }),
         deadline: Timestamp::from_millis(row.get(2)?),
-        body: Bytes::copy_from_slice(row.get_ref(5)?.as_blob()?),
+        body: body.unwrap_or_default(),
     })
+}
+
+/// A value that was opened; of one that cannot be it is said that it is done without.
+fn told(opened: Result<Bytes, Unreadable>, what: &str, id: &str) -> Option<Bytes> {
+    opened.inspect_err(|why| facts::Unreadable { what, id: Some(id), why: &why.to_string() }.emit()).ok()
 }
 
 /// Waits of one conversation, but for webhooks that `name` does not give.
 pub(super) fn waits_of(
     conn: &Connection,
+    seal: &Seal,
     key: &ConversationKey,
     name: impl Fn(i64) -> Option<Arc<str>>,
 ) -> rusqlite::Result<Vec<Wait>> {
@@ -191,7 +235,7 @@ pub(super) fn waits_of(
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         if let Some(name) = name(row.get(1)?) {
-            found.push(wait(row, &name)?);
+            found.push(wait(row, seal, &name)?);
         }
     }
     Ok(found)
@@ -200,6 +244,7 @@ pub(super) fn waits_of(
 /// Waits of these webhooks that are over, at most `limit`, and when the next one is.
 pub(super) fn waits_due(
     conn: &Connection,
+    seal: &Seal,
     webhooks: &[(i64, Arc<str>)],
     now: Timestamp,
     limit: usize,
@@ -217,7 +262,7 @@ pub(super) fn waits_due(
                 next = Some(next.map_or(deadline, |n| n.min(deadline)));
                 break;
             }
-            let wait = wait(row, name)?;
+            let wait = wait(row, seal, name)?;
             bytes += wait.body.len();
             found.push(wait);
         }
@@ -242,12 +287,78 @@ pub(super) fn oldest(conn: &Connection, webhook: i64) -> rusqlite::Result<Option
     .optional()
 }
 
-/// A delivery's kept event: its body, webhook and whether the delivery has a payload itself.
-pub(super) fn kept_event(conn: &Connection, id: &str) -> rusqlite::Result<Option<(i64, Bytes)>> {
+/// A kept event whose body, number and id are the row's columns from `at`.
+fn kept(row: &Row<'_>, seal: &Seal, at: usize) -> rusqlite::Result<Option<Bytes>> {
+    let place = Place::KeptEvent(row.get(at + 1)?);
+    Ok(told(seal.open(place, row.get_ref(at)?.as_blob()?), "a kept event", row.get_ref(at + 2)?.as_str()?))
+}
+
+/// Kept events, newest first, as far as the limits allow.
+pub(super) fn recent_events(conn: &Connection, seal: &Seal, limit: usize) -> rusqlite::Result<Vec<Bytes>> {
+    let mut found = conn.prepare_cached("SELECT body, seq, event_id FROM kept_event ORDER BY seq DESC")?;
+    let mut rows = found.query([])?;
+    let (mut events, mut bytes) = (Vec::new(), 0);
+    while events.len() < limit && bytes < limits::CANARY_BYTES {
+        let Some(row) = rows.next()? else { break };
+        let Some(body) = kept(row, seal, 0)? else { continue };
+        bytes += body.len();
+        events.push(body);
+    }
+    Ok(events)
+}
+
+/// A delivery with its kept event.
+pub(super) struct Kept {
+    pub(super) webhook: i64,
+    /// Its place in the event's fan-out.
+    pub(super) place: i64,
+    pub(super) reason: Option<String>,
+    pub(super) body: Bytes,
+}
+
+/// A delivery's kept event.
+pub(super) fn kept_event(conn: &Connection, seal: &Seal, id: &str) -> rusqlite::Result<Option<Kept>> {
     conn.prepare_cached(
-        "SELECT delivery.webhook, kept_event.body FROM delivery JOIN kept_event ON kept_event.seq = delivery.seq
+        "SELECT delivery.webhook, delivery.idx, delivery.reason, delivery.row,
+                kept_event.body, kept_event.seq, kept_event.event_id
+         FROM delivery JOIN kept_event ON kept_event.seq = delivery.seq
          WHERE delivery.id = ?1",
     )?
-    .query_row([id], |row| Ok((row.get(0)?, Bytes::copy_from_slice(row.get_ref(1)?.as_blob()?))))
+    .query_row([id], |row| {
+        let reason = seal.show_text(Place::Reason(row.get(3)?), row.get_ref(2)?);
+        let Some(body) = kept(row, seal, 4)? else { return Ok(None) };
+        Ok(Some(Kept { webhook: row.get(0)?, place: row.get(1)?, reason, body }))
+    })
     .optional()
+    .map(Option::flatten)
+}
+
+/// Kept events by place, at most `limit` and [`limits::REPLAY_BYTES`] of them.
+pub(super) fn kept_events(
+    conn: &Connection,
+    seal: &Seal,
+    since: Timestamp,
+    until: Timestamp,
+    after: i64,
+    limit: usize,
+) -> rusqlite::Result<KeptEvents> {
+    let mut found = KeptEvents::default();
+    let mut bytes = 0;
+    let mut page = conn.prepare_cached(
+        "SELECT seq, body, seq, event_id FROM kept_event WHERE seq > ?1 AND arrived >= ?2 AND arrived < ?3 ORDER BY seq",
+    )?;
+    let mut rows = page.query((after, since.as_millis(), until.as_millis()))?;
+    let mut last = after;
+    while let Some(row) = rows.next()? {
+        if found.bodies.len() == limit || bytes >= limits::REPLAY_BYTES {
+            found.next = Some(last);
+            break;
+        }
+        last = row.get(0)?;
+        // One that cannot be opened is handed on as nothing, to be counted among the events that cannot be read.
+        let body = kept(row, seal, 1)?.unwrap_or_default();
+        bytes += body.len();
+        found.bodies.push(body);
+    }
+    Ok(found)
 }

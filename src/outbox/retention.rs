@@ -1,8 +1,6 @@
 //! What leaves with age, in slices small enough that commits never wait for long: history, dead letters, kept events,
-//! waits of webhooks that are gone, conversations, dedupe keys; then free pages are given back. Also makes the retries of
-//! a webhook that resumed due, in slices too.
+//! waits of webhooks that are gone, conversations, dedupe keys; then free pages are given back.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use super::txn::{DEAD, DELIVERED, Txn, less};
@@ -11,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::limits;
 
 /// Dedupe keys looked at in one round; the next round goes on behind them.
-const DEDUPE_ROUND_KEYS: usize = 65_536;
+const DEDUPE_ROUND_KEYS: usize = 262_144;
 /// Free pages are given back beyond this many, and beyond a quarter of the file.
 const FREE_PAGES: i64 = 1024;
 const VACUUM_PAGES: usize = 128;
@@ -49,15 +47,14 @@ impl Phase {
 pub(super) struct Retention {
     phase: Phase,
     next_round: Timestamp,
-    dedupe_after: [u8; 16],
+    dedupe_after: Vec<u8>,
     dedupe_left: usize,
-    resumed: HashMap<usize, (i64, i64)>,
 }
 
 impl Retention {
     /// The first round begins at `now`.
     pub(super) fn new(now: Timestamp) -> Self {
-        Self { phase: Phase::Idle, next_round: now, dedupe_after: [0; 16], dedupe_left: 0, resumed: HashMap::new() }
+        Self { phase: Phase::Idle, next_round: now, dedupe_after: Vec::new(), dedupe_left: 0 }
     }
 
     /// Begins a round when its time has come.
@@ -81,12 +78,11 @@ impl Retention {
 
     /// Whether there is something to do.
     pub(super) fn busy(&self) -> bool {
-        self.phase != Phase::Idle || !self.resumed.is_empty()
+        self.phase != Phase::Idle
     }
 
     /// Does some of it: about `budget` rows.
     pub(super) fn slice(&mut self, txn: &mut Txn<'_>, budget: usize) -> rusqlite::Result<()> {
-        self.resume(txn, budget)?;
         let mut left = budget;
         while left > 0 && self.phase != Phase::Idle {
             let done = self.step(txn, left)?;
@@ -134,17 +130,17 @@ impl Retention {
     fn dedupe(&mut self, txn: &Txn<'_>, limit: usize) -> rusqlite::Result<usize> {
         let look = limit.min(self.dedupe_left);
         let mut seen = 0;
-        let mut last = self.dedupe_after;
-        let mut expired: Vec<[u8; 16]> = Vec::new();
+        let mut last = std::mem::take(&mut self.dedupe_after);
+        let mut expired: Vec<Vec<u8>> = Vec::new();
         {
             let mut keys =
                 txn.conn.prepare_cached("SELECT key, until FROM dedupe WHERE key > ?1 ORDER BY key LIMIT ?2")?;
-            let mut rows = keys.query((self.dedupe_after, i64::try_from(look).unwrap_or(0)))?;
+            let mut rows = keys.query((&last, i64::try_from(look).unwrap_or(0)))?;
             while let Some(row) = rows.next()? {
                 seen += 1;
                 last = row.get(0)?;
                 if row.get::<_, i64>(1)? <= txn.now.as_millis() {
-                    expired.push(last);
+                    expired.push(last.clone());
                 }
             }
         }
@@ -152,69 +148,9 @@ impl Retention {
             txn.run("DELETE FROM dedupe WHERE key = ?1", [key])?;
         }
         self.dedupe_left -= seen;
-        self.dedupe_after = if seen < look { [0; 16] } else { last };
+        self.dedupe_after = if seen < look { Vec::new() } else { last };
         Ok(seen)
     }
-
-    /// A webhook that resumed: what was waiting for its retry is due at once, as it would have been had nothing stopped
-    /// it. Goes through the retries once in the order of their times; those set after the resuming stay.
-    fn resume(&mut self, txn: &mut Txn<'_>, budget: usize) -> rusqlite::Result<()> {
-        let resumed: Vec<(usize, i64, i64)> = (txn.book.webhooks().iter().enumerate())
-            .filter_map(|(at, w)| w.resumed_at.map(|t| (at, w.id, t.as_millis())))
-            .collect();
-        self.resumed.retain(|at, _| resumed.iter().any(|r| r.0 == *at));
-        for (at, id, since) in resumed {
-            if txn.book.get(at).halted().is_some() {
-                txn.book.edit(at).resumed_at = None;
-                self.resumed.remove(&at);
-                continue;
-            }
-            let first = !self.resumed.contains_key(&at);
-            let from = *self.resumed.entry(at).or_insert((since, i64::MAX));
-            let rows: Vec<(i64, i64, i64)> = {
-                let mut later = txn.conn.prepare_cached(
-                    "SELECT next_at, row, changed_at FROM delivery
-                     WHERE webhook = ?1 AND ready = 1 AND (next_at, row) > (?2, ?3) ORDER BY next_at, row LIMIT ?4",
-                )?;
-                let limit = i64::try_from(budget).unwrap_or(i64::MAX);
-                later
-                    .query_map((id, from.0, from.1, limit), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-                    .collect::<Result<_, _>>()?
-            };
-            for (_, row, changed_at) in &rows {
-                if *changed_at <= since {
-                    txn.run("UPDATE delivery SET next_at = ?2 WHERE row = ?1", (row, since))?;
-                }
-            }
-            match rows.last() {
-                Some(last) if rows.len() == budget => {
-                    self.resumed.insert(at, (last.0, last.1));
-                }
-                _ => {
-                    txn.book.edit(at).resumed_at = None;
-                    self.resumed.remove(&at);
-                }
-            }
-            if first {
-                announce_some(txn, id)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Tells the dispatcher that a webhook goes on; it looks for the rest itself.
-fn announce_some(txn: &mut Txn<'_>, webhook: i64) -> rusqlite::Result<()> {
-    let rows: Vec<i64> = {
-        let mut due = txn.conn.prepare_cached(
-            "SELECT row FROM delivery WHERE webhook = ?1 AND ready = 1 AND next_at <= ?2 ORDER BY next_at LIMIT 16",
-        )?;
-        due.query_map((webhook, txn.now.as_millis()), |row| row.get(0))?.collect::<Result<_, _>>()?
-    };
-    for row in rows {
-        txn.announce(row);
-    }
-    Ok(())
 }
 
 fn kept_events(txn: &Txn<'_>, before: i64, limit: usize) -> rusqlite::Result<usize> {

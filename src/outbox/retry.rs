@@ -3,7 +3,8 @@
 use super::list::{FACTS, Wanted};
 use super::settle;
 use super::txn::{DEAD, DELIVERED, Txn};
-use super::types::{Filter, Retried, State};
+use super::types::Retried;
+use super::views::{Filter, State};
 use crate::limits;
 
 /// Where the next slice begins, and what came later than the question.

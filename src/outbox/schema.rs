@@ -4,6 +4,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::OutboxError;
@@ -13,7 +14,14 @@ pub(super) const FILE: &str = "outbox.db";
 
 /// One entry per schema version, in order; entry `n` leads from version `n` to `n + 1`. Entries are never edited once
 /// released: a change is a new entry.
-const MIGRATIONS: &[&str] = &[include_str!("schema/0001.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql"), include_str!("schema/0003.sql")];
+
+/// The version that this sidehook writes.
+pub(super) const KNOWN: usize = MIGRATIONS.len();
+
+/// How long the writer waits for somebody else's lock.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Path of the store's file.
 pub(super) fn file(dir: &Path) -> PathBuf {
@@ -48,6 +56,14 @@ pub(super) fn open_writer(dir: &Path, after_failure: bool) -> Result<Connection,
     Ok(conn)
 }
 
+/// Opens the store for copying its log into it, beside the writer of this process.
+pub(super) fn open_checkpointer(file: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(file, flags)?;
+    conn.execute_batch("PRAGMA synchronous = FULL; PRAGMA cache_size = -64;")?;
+    Ok(conn)
+}
+
 /// Opens the store for reading, beside a writer in this process or another.
 pub(super) fn open_reader(dir: &Path) -> Result<Connection, OutboxError> {
     let path = file(dir);
@@ -61,6 +77,7 @@ pub(super) fn open_reader(dir: &Path) -> Result<Connection, OutboxError> {
     let explain = |e: &rusqlite::Error| explain(&path, e);
     let conn = Connection::open_with_flags(&path, flags).map_err(|e| explain(&e))?;
     conn.busy_timeout(Duration::from_secs(2)).map_err(|e| explain(&e))?;
+    plan_once(&conn).map_err(|e| explain(&e))?;
     conn.execute_batch("PRAGMA cache_size = -1024; PRAGMA temp_store = MEMORY;").map_err(|e| explain(&e))?;
     conn.set_prepared_statement_cache_capacity(32);
     match version(&conn).map_err(|e| explain(&e))? {
@@ -110,8 +127,14 @@ fn create_private(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Plans do not depend on what is bound: without this a statement with `LIMIT ?` is compiled anew at every use.
+fn plan_once(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
+}
+
 fn prepare_writer(conn: &Connection) -> rusqlite::Result<()> {
-    conn.busy_timeout(Duration::from_secs(5))?;
+    plan_once(conn)?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
     conn.set_prepared_statement_cache_capacity(128);
     // The first two count only while the file is still empty, so they come before the journal mode. A conversation of
     // the usual size fits a page of 8 KiB without spilling over to a page of its own: half the pages written per event.
@@ -123,11 +146,12 @@ fn prepare_writer(conn: &Connection) -> rusqlite::Result<()> {
          PRAGMA secure_delete = ON;
          PRAGMA temp_store = MEMORY;
          PRAGMA cache_size = -8192;
-         PRAGMA journal_size_limit = 16777216;",
+         PRAGMA journal_size_limit = 25165824;",
     )
 }
 
-fn version(conn: &Connection) -> rusqlite::Result<usize> {
+/// Version of the tables of a store.
+pub(super) fn version(conn: &Connection) -> rusqlite::Result<usize> {
     conn.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).map(|v| usize::try_from(v).unwrap_or(0))
 }
 

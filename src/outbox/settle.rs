@@ -1,11 +1,15 @@
 //! Results of attempts, and deliveries that are asked for again: how a delivery moves between owed, delivered and dead.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rusqlite::params;
 
 use super::lane;
+use super::read::Closed;
+use super::seal::Place;
+use super::supersede;
 use super::txn::{DEAD, DELIVERED, OWED, Txn, body_key, clip, headers_text, less};
 use super::types::{Attempt, Retried, Settlement, Verdict};
 use crate::limits;
@@ -20,16 +24,33 @@ struct Settled {
     seq: i64,
     idx: i64,
     attempts: i64,
+    /// Whether it has a conversation and no order.
+    unordered: bool,
+}
+
+impl Settled {
+    fn read(r: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            webhook: r.get(0)?,
+            lane: r.get(1)?,
+            seq: r.get(2)?,
+            idx: r.get(3)?,
+            attempts: r.get(4)?,
+            unordered: r.get(5)?,
+        })
+    }
 }
 
 /// Records one attempt and what follows from it. A delivery that is gone or settled already is left as it is, but for a
 /// success that came in after it was given up.
-pub(super) fn settle(txn: &mut Txn<'_>, settlement: Settlement) -> rusqlite::Result<()> {
+pub(super) fn settle(txn: &mut Txn<'_>, settlement: &Settlement) -> rusqlite::Result<()> {
     let Settlement { row, attempt, verdict } = settlement;
+    let row = *row;
     let made = i64::from(attempt.is_some());
+    let won = attempt.as_ref().filter(|a| *verdict == Verdict::Delivered && is_short(a));
     let attempts = match verdict {
-        Verdict::Delivered => delivered(txn, row, made)?,
-        Verdict::Dead(reason) => dead(txn, row, made, &reason, true)?,
+        Verdict::Delivered => delivered(txn, row, made, won)?,
+        Verdict::Dead(reason) => dead(txn, row, made, reason, true)?,
         Verdict::Retry(at) => later(txn, row, made, at.as_millis())?,
         Verdict::Held(_) => {
             let webhook = txn.one("SELECT webhook FROM delivery WHERE row = ?1", [row], |r| r.get(0))?;
@@ -39,10 +60,18 @@ pub(super) fn settle(txn: &mut Txn<'_>, settlement: Settlement) -> rusqlite::Res
             later(txn, row, made, at.as_millis())?
         }
     };
-    if let (Some(attempt), Some(n)) = (attempt, attempts) {
-        record(txn, row, n, &attempt)?;
+    if let (Some(attempt), Some(n), None) = (attempt, attempts, won) {
+        record(txn, row, n, attempt)?;
     }
     Ok(())
+}
+
+/// Whether a success is kept in its delivery's row: most webhooks answer next to nothing and succeed at once, and a row
+/// of its own would cost as much as the rest of settling them.
+fn is_short(attempt: &Attempt) -> bool {
+    attempt.error.is_none()
+        && attempt.status.len() <= limits::NAME_BYTES
+        && attempt.response.as_ref().is_none_or(|r| r.len() <= limits::SHORT_RESPONSE_BYTES)
 }
 
 fn record(txn: &Txn<'_>, row: i64, n: i64, attempt: &Attempt) -> rusqlite::Result<()> {
@@ -55,7 +84,10 @@ fn record(txn: &Txn<'_>, row: i64, n: i64, attempt: &Attempt) -> rusqlite::Resul
             i64::try_from(attempt.duration_ms).unwrap_or(i64::MAX),
             clip(&attempt.status, limits::NAME_BYTES),
             attempt.error.as_deref().map(|e| clip(e, limits::REASON_BYTES)),
-            attempt.response.as_deref().map(|r| clip(r, limits::RESPONSE_BYTES)),
+            txn.seal.seal_text(
+                Place::Response(row),
+                attempt.response.as_deref().map(|r| clip(r, limits::RESPONSE_BYTES))
+            )?,
         ],
     )?;
     let oldest = n - i64::from(limits::ATTEMPTS_KEPT);
@@ -75,9 +107,10 @@ fn leave_owed(
     txn.one(
         "UPDATE delivery SET state = ?2, ready = 0, changed_at = ?3, attempts = attempts + ?4, tries = tries + ?4,
              reason = ?5
-         WHERE row = ?1 AND state = 0 RETURNING webhook, lane, seq, idx, attempts",
+         WHERE row = ?1 AND state = 0 RETURNING webhook, lane, seq, idx, attempts,
+             lane IS NULL AND conversation IS NOT NULL",
         params![row, state, txn.now.as_millis(), made, reason],
-        |r| Ok(Settled { webhook: r.get(0)?, lane: r.get(1)?, seq: r.get(2)?, idx: r.get(3)?, attempts: r.get(4)? }),
+        Settled::read,
     )
 }
 
@@ -89,11 +122,25 @@ fn next_in_lane(txn: &mut Txn<'_>, settled: &Settled) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn delivered(txn: &mut Txn<'_>, row: i64, made: i64) -> rusqlite::Result<Option<i64>> {
+fn delivered(txn: &mut Txn<'_>, row: i64, made: i64, won: Option<&Attempt>) -> rusqlite::Result<Option<i64>> {
     let keep = txn.options.retain_bodies;
-    let Some(settled) = leave_owed(txn, row, made, DELIVERED, None)? else {
-        return delivered_after_all(txn, row, made);
-    };
+    let settled = txn.one(
+        "UPDATE delivery SET state = 1, ready = 0, changed_at = ?2, attempts = attempts + ?3, tries = tries + ?3,
+             won_at = ?4, won_ms = ?5, won_status = ?6, won_response = ?7
+         WHERE row = ?1 AND state = 0 RETURNING webhook, lane, seq, idx, attempts,
+             lane IS NULL AND conversation IS NOT NULL",
+        params![
+            row,
+            txn.now.as_millis(),
+            made,
+            won.map(|a| a.at.as_millis()),
+            won.map(|a| i64::try_from(a.duration_ms).unwrap_or(i64::MAX)),
+            won.map(|a| &a.status),
+            txn.seal.seal_text(Place::Response(row), won.and_then(|a| a.response.as_deref()))?,
+        ],
+        Settled::read,
+    )?;
+    let Some(settled) = settled else { return delivered_after_all(txn, row, made, won) };
     drop_owed_body(txn, settled.webhook, row, keep)?;
     if let Some(at) = txn.book.place(settled.webhook) {
         let counts = &mut txn.book.edit(at).counts;
@@ -101,11 +148,14 @@ fn delivered(txn: &mut Txn<'_>, row: i64, made: i64) -> rusqlite::Result<Option<
         counts.delivered += 1;
     }
     next_in_lane(txn, &settled)?;
+    if settled.unordered {
+        supersede::leave(txn, row, true)?;
+    }
     Ok(Some(settled.attempts))
 }
 
 /// A delivery was given up while its last attempt was under way, and that attempt succeeded.
-fn delivered_after_all(txn: &mut Txn<'_>, row: i64, made: i64) -> rusqlite::Result<Option<i64>> {
+fn delivered_after_all(txn: &mut Txn<'_>, row: i64, made: i64, won: Option<&Attempt>) -> rusqlite::Result<Option<i64>> {
     let found: Option<(i64, i64)> = txn.one(
         "UPDATE delivery SET state = 1, changed_at = ?2, attempts = attempts + ?3, tries = tries + ?3, reason = NULL
          WHERE row = ?1 AND state = 2 RETURNING webhook, attempts",
@@ -113,6 +163,9 @@ fn delivered_after_all(txn: &mut Txn<'_>, row: i64, made: i64) -> rusqlite::Resu
         |r| Ok((r.get(0)?, r.get(1)?)),
     )?;
     let Some((webhook, attempts)) = found else { return Ok(None) };
+    if let Some(attempt) = won {
+        record(txn, row, attempts, attempt)?;
+    }
     if !txn.options.retain_bodies {
         txn.run("DELETE FROM kept_body WHERE row = ?1", [row])?;
     }
@@ -142,7 +195,24 @@ pub(super) fn dead(
         counts.dead += 1;
     }
     next_in_lane(txn, &settled)?;
+    if settled.unordered {
+        supersede::leave(txn, row, false)?;
+    }
     Ok(Some(settled.attempts))
+}
+
+/// Gives a delivery up whose payload is sealed and cannot be opened. It keeps the payload, in case that the store is mended.
+pub(super) fn unreadable(txn: &mut Txn<'_>, closed: &Closed) -> rusqlite::Result<()> {
+    let reason = format!("payload_unreadable: {}", closed.why);
+    if dead(txn, closed.row, 0, &reason, true)?.is_some()
+        && let Some((webhook, id)) = txn.one("SELECT webhook, id FROM delivery WHERE row = ?1", [closed.row], |r| {
+            Ok((r.get::<_, i64>(0)?, r.get(1)?))
+        })?
+        && let Some(at) = txn.book.place(webhook)
+    {
+        txn.unreadable.push((Arc::clone(&txn.book.get(at).name), id, reason));
+    }
+    Ok(())
 }
 
 fn later(txn: &Txn<'_>, row: i64, made: i64, at: i64) -> rusqlite::Result<Option<i64>> {
@@ -184,7 +254,8 @@ pub(super) fn retry_row(txn: &mut Txn<'_>, row: i64, payload: Option<&Payload>) 
     let found =
         txn.one("SELECT webhook, state, lane, seq, idx, ready, reason FROM delivery WHERE row = ?1", [row], |r| {
             let place = (r.get::<_, Option<i64>>(2)?, r.get::<_, i64>(3)?, r.get::<_, i64>(4)?);
-            Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?, place, r.get::<_, bool>(5)?, r.get::<_, Option<String>>(6)?))
+            let reason = txn.seal.show_text(Place::Reason(row), r.get_ref(6)?);
+            Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?, place, r.get::<_, bool>(5)?, reason))
         })?;
     let Some((webhook, state, (lane, seq, idx), ready, reason)) = found else { return Ok(Retried::Unknown) };
     let Some(at) = txn.book.place(webhook) else { return Ok(Retried::Unknown) };
@@ -204,8 +275,11 @@ pub(super) fn retry_row(txn: &mut Txn<'_>, row: i64, payload: Option<&Payload>) 
     if moved > 0 {
         txn.run("DELETE FROM kept_body WHERE row = ?1", [row])?;
     } else if let Some(payload) = payload {
-        txn.run("INSERT INTO body VALUES (?1, ?2)", params![key, &payload.body[..]])?;
-        txn.run("UPDATE delivery SET headers = ?2 WHERE row = ?1", (row, headers_text(&payload.headers)))?;
+        let body = txn.seal.seal(Place::Payload(row), &payload.body)?;
+        txn.run("INSERT INTO body VALUES (?1, ?2)", params![key, &body[..]])?;
+        let headers = headers_text(&payload.headers);
+        let headers = txn.seal.seal_text(Place::Headers(row), headers.as_deref())?;
+        txn.run("UPDATE delivery SET headers = ?2 WHERE row = ?1", (row, headers))?;
     } else {
         return Ok(Retried::NoPayload(no_payload(state, reason.as_deref())));
     }
@@ -214,7 +288,12 @@ pub(super) fn retry_row(txn: &mut Txn<'_>, row: i64, payload: Option<&Payload>) 
         None => true,
     };
     txn.run(
-        "UPDATE delivery SET state = 0, ready = ?2, next_at = ?3, changed_at = ?3, tries = 0, reason = NULL
+        "INSERT OR REPLACE INTO attempt SELECT row, attempts, won_at, won_ms, won_status, NULL, won_response
+         FROM delivery WHERE row = ?1 AND won_at IS NOT NULL",
+        [row],
+    )?;
+    txn.run(
+        "UPDATE delivery SET won_at = NULL, won_ms = NULL, won_status = NULL, won_response = NULL, state = 0, ready = ?2, next_at = ?3, changed_at = ?3, tries = 0, reason = NULL
          WHERE row = ?1",
         (row, ready, now),
     )?;

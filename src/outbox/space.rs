@@ -1,10 +1,13 @@
 //! The size limit: what is in use, what a batch needs, and what gives way when it does not fit. Decides nothing about age.
 
+use std::sync::Arc;
+
 use rusqlite::Connection;
 
 use super::settle;
 use super::txn::{DEAD, DELIVERED, Txn, less};
 use super::types::{Batch, CommitError, Decision, NewDelivery, WhenFull};
+use crate::event;
 use crate::limits;
 
 /// A row of a delivery with its share of the indexes.
@@ -55,6 +58,11 @@ pub(super) fn needs(batch: &Batch) -> u64 {
     bytes
 }
 
+/// Whether a batch holds nothing but sidehook's own events, which have a reserve: that they fit says nothing of others.
+pub(super) fn is_own(batch: &Batch) -> bool {
+    batch.arrivals.iter().all(|a| event::own::is_own(&a.event_type))
+}
+
 /// Room under the limit, kept up to date by estimate and measured when it gets tight.
 #[derive(Debug, Default)]
 pub(super) struct Space {
@@ -76,8 +84,7 @@ impl Space {
             let over = !batch.arrivals.is_empty() && self.used > max_bytes + limits::OUTBOX_RESERVE_BYTES;
             return Ok(over.then_some(CommitError::Full { bytes: self.used, max_bytes }));
         }
-        let own = batch.arrivals.iter().all(|a| a.event_type.starts_with("sidehook."));
-        let limit = max_bytes + if own { limits::OUTBOX_RESERVE_BYTES } else { 0 };
+        let limit = max_bytes + if is_own(batch) { limits::OUTBOX_RESERVE_BYTES } else { 0 };
         if self.used + needs + NEAR_BYTES <= limit {
             self.used += needs;
             return Ok(None);
@@ -143,7 +150,7 @@ pub(super) fn purge_oldest(txn: &mut Txn<'_>, state: i64, before: i64, limit: us
 
 /// Gives up pending `conversation.begin` deliveries, oldest first; held ones stay.
 fn drop_begins(txn: &mut Txn<'_>, limit: usize) -> rusqlite::Result<usize> {
-    let mut rows: Vec<i64> = Vec::new();
+    let mut rows: Vec<(i64, Arc<str>)> = Vec::new();
     {
         let mut begins = txn.conn.prepare_cached(
             "SELECT row, webhook FROM delivery WHERE state = 0 AND event_type = 'conversation.begin' ORDER BY row",
@@ -153,19 +160,20 @@ fn drop_begins(txn: &mut Txn<'_>, limit: usize) -> rusqlite::Result<usize> {
         while let Some(row) = found.next()? {
             looked += 1;
             let at = txn.book.place(row.get(1)?);
-            if at.is_some_and(|at| txn.book.get(at).halted().is_none()) {
-                rows.push(row.get(0)?);
+            if let Some(webhook) = at.map(|at| txn.book.get(at)).filter(|w| w.halted().is_none()) {
+                rows.push((row.get(0)?, Arc::clone(&webhook.name)));
             }
             if rows.len() == limit || looked == limits::LIST_SCAN_ROWS {
                 break;
             }
         }
     }
-    for row in &rows {
-        settle::dead(txn, *row, 0, "outbox_full", false)?;
+    let dropped = rows.len();
+    for (row, webhook) in rows {
+        settle::dead(txn, row, 0, "outbox_full", false)?;
+        txn.dropped.push(webhook);
     }
-    txn.dropped += rows.len() as u64;
-    Ok(rows.len())
+    Ok(dropped)
 }
 
 /// Payload of a batch, to bound what one transaction takes.

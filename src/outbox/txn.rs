@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::ledger::Book;
+use super::seal::Seal;
 use super::types::{Options, Ready};
 use crate::clock::Timestamp;
 
@@ -44,14 +45,21 @@ pub(super) struct Txn<'a> {
     pub(super) conn: &'a Connection,
     pub(super) book: &'a mut Book,
     pub(super) options: &'a Options,
+    pub(super) seal: &'a Seal,
     pub(super) now: Timestamp,
     /// Whether anybody takes ready deliveries.
     pub(super) announce: bool,
     pub(super) drafts: Vec<Draft>,
+    /// Webhooks that nothing holds back any more.
+    pub(super) resumed: Vec<i64>,
     /// Deliveries that retention or space removed, for the log.
     pub(super) purged: u64,
     /// Pending begins that gave way to newer deliveries, for the log.
-    pub(super) dropped: u64,
+    pub(super) dropped: Vec<Arc<str>>,
+    /// Webhooks of begins that were given up because their end is delivered, for the log.
+    pub(super) superseded: Vec<Arc<str>>,
+    /// Webhook, id and reason of deliveries that were given up because they cannot be read, for the log.
+    pub(super) unreadable: Vec<(Arc<str>, String, String)>,
 }
 
 impl Txn<'_> {
@@ -89,7 +97,7 @@ pub(super) fn less(count: &mut u64, by: u64) {
 }
 
 /// Cuts a text that somebody else wrote to what is kept of it.
-pub(super) fn clip(text: &str, bytes: usize) -> &str {
+pub(crate) fn clip(text: &str, bytes: usize) -> &str {
     let mut end = bytes.min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::clock::Timestamp;
+use crate::secret::SecretKey;
 
 /// Everything that becomes durable together, or not at all.
 #[derive(Debug, Default)]
@@ -62,8 +63,8 @@ pub struct Arrival {
 /// How a copy of an event is recognised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dedupe {
-    /// Hash of what identifies the event.
-    pub key: [u8; 16],
+    /// What identifies the event; keys near each other are stored near each other.
+    pub key: Vec<u8>,
     /// Hash of what must agree when the key does: type and conversation.
     pub fingerprint: [u8; 16],
     /// When the key may be used again.
@@ -165,7 +166,7 @@ pub struct Wait {
     pub conversation: Option<ConversationKey>,
     /// When it is over at the latest.
     pub deadline: Timestamp,
-    /// The whole event as stored ([`Arrival::waiting_body`]).
+    /// The whole event as stored ([`Arrival::waiting_body`]); empty where it is sealed and cannot be opened.
     pub body: Bytes,
 }
 
@@ -184,9 +185,8 @@ pub struct Settlement {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Attempt {
     /// When it began.
-    #[serde(serialize_with = "as_rfc3339")]
     pub at: Timestamp,
-    /// The status code as text, or `timeout`, `connect`, `tls`, `reset`, `denied`.
+    /// The status code as text, or `timeout`, `connect`, `tls`, `reset`, `denied`, `auth`.
     pub status: String,
     /// What went wrong, for a person.
     pub error: Option<String>,
@@ -223,6 +223,26 @@ pub enum Standing {
         /// Hash of the file that was in force.
         file_hash: String,
     },
+}
+
+/// A page of kept events.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeptEvents {
+    /// The whole events as stored ([`Arrival::kept_body`]), oldest first.
+    pub bodies: Vec<Bytes>,
+    /// The place to go on behind; `None` when there are no more.
+    pub next: Option<i64>,
+}
+
+/// What came of pausing or resuming a webhook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stood {
+    /// It stands so now.
+    Yes,
+    /// The generation in force has no such webhook.
+    Unknown,
+    /// A 410 disabled it, which only another file lifts.
+    Disabled,
 }
 
 /// A webhook as the generation in force has it, told to the outbox at start and after each reload.
@@ -270,122 +290,6 @@ pub struct Receipt {
     pub duplicates: Vec<Option<String>>,
 }
 
-/// State of a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Owed.
-    Pending,
-    /// Done.
-    Delivered,
-    /// Given up.
-    Dead,
-    /// Set aside.
-    Held,
-}
-
-/// A delivery as lists and the API show it.
-#[derive(Debug, Clone, Serialize)]
-pub struct DeliveryView {
-    /// The `webhook-id`.
-    pub id: String,
-    /// Event id.
-    pub event_id: String,
-    /// Event type.
-    pub event: String,
-    /// Conversation id.
-    pub conversation: Option<String>,
-    /// Webhook name.
-    pub webhook: String,
-    /// State.
-    pub state: State,
-    /// Why it is dead or held.
-    pub reason: Option<String>,
-    /// When it was created.
-    #[serde(serialize_with = "as_rfc3339")]
-    pub created_at: Timestamp,
-    /// When the next attempt is due; pending ones only.
-    #[serde(serialize_with = "as_rfc3339_option")]
-    pub next_attempt_at: Option<Timestamp>,
-    /// Attempts, oldest first.
-    pub attempts: Vec<Attempt>,
-}
-
-/// Which deliveries to list or retry.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// Webhook name.
-    pub webhook: Option<String>,
-    /// State.
-    pub state: Option<State>,
-    /// Event type.
-    pub event: Option<String>,
-    /// Conversation id.
-    pub conversation: Option<String>,
-    /// Created at or after.
-    pub since: Option<Timestamp>,
-    /// Created before.
-    pub until: Option<Timestamp>,
-}
-
-impl Filter {
-    /// Sets one field from its name and text as the API and the command line take them; the error says what would be
-    /// right.
-    pub fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
-        let time = || {
-            let wrong = || format!("{key} must be an RFC 3339 time such as \"2026-01-03T11:38:10Z\", not {value:?}");
-            Timestamp::parse_rfc3339(value).map(Some).ok_or_else(wrong)
-        };
-        match key {
-            "webhook" => self.webhook = Some(value.to_owned()),
-            "event" => self.event = Some(value.to_owned()),
-            "conversation" => self.conversation = Some(value.to_owned()),
-            "since" => self.since = time()?,
-            "until" => self.until = time()?,
-            "state" => self.state = Some(State::parse(value)?),
-            _ => {
-                return Err(format!(
-                    "unknown filter {key:?}; there are webhook, state, event, conversation, since and until"
-                ));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl State {
-    /// From its name.
-    pub fn parse(name: &str) -> Result<Self, String> {
-        match name {
-            "pending" => Ok(Self::Pending),
-            "delivered" => Ok(Self::Delivered),
-            "dead" => Ok(Self::Dead),
-            "held" => Ok(Self::Held),
-            _ => Err(format!("unknown state {name:?}; there are pending, delivered, dead and held")),
-        }
-    }
-
-    /// Its name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Delivered => "delivered",
-            Self::Dead => "dead",
-            Self::Held => "held",
-        }
-    }
-}
-
-/// One page of deliveries, newest first.
-#[derive(Debug, Clone, Serialize)]
-pub struct Page {
-    /// The deliveries.
-    pub items: Vec<DeliveryView>,
-    /// Hand it back for the next page; `None` on the last.
-    pub next_cursor: Option<String>,
-}
-
 /// What came of asking for one delivery to be sent again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Retried {
@@ -397,53 +301,6 @@ pub enum Retried {
     Held,
     /// Its payload is gone, for this reason.
     NoPayload(String),
-}
-
-/// The ledger: one row a webhook.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Ledger {
-    /// Rows, by webhook name.
-    pub webhooks: Vec<LedgerRow>,
-    /// Whether every row balances.
-    pub balanced: bool,
-}
-
-/// `matched = filtered + rendered + rule_failed + waiting`, `created = delivered + pending + held + dead`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct LedgerRow {
-    /// Webhook name.
-    pub webhook: String,
-    /// Events that its patterns matched.
-    pub matched: u64,
-    /// Events filtered out.
-    pub filtered: u64,
-    /// Events rendered.
-    pub rendered: u64,
-    /// Events whose rule failed.
-    pub rule_failed: u64,
-    /// Events that wait for analysis.
-    pub waiting: u64,
-    /// Deliveries created and not purged.
-    pub created: u64,
-    /// Of these, delivered.
-    pub delivered: u64,
-    /// Of these, pending.
-    pub pending: u64,
-    /// Of these, held.
-    pub held: u64,
-    /// Of these, dead.
-    pub dead: u64,
-    /// Deliveries that retention or space removed.
-    pub purged: u64,
-}
-
-impl LedgerRow {
-    /// Whether both sums hold.
-    #[must_use]
-    pub fn balances(&self) -> bool {
-        self.matched == self.filtered + self.rendered + self.rule_failed + self.waiting
-            && self.created == self.delivered + self.pending + self.held + self.dead
-    }
 }
 
 /// What to do at the size limit.
@@ -474,6 +331,8 @@ pub struct Options {
     pub retain_conversations: Duration,
     /// When an open conversation's state is given up.
     pub max_open_age: Duration,
+    /// The first seals what is written, all open; none seals nothing.
+    pub encryption_keys: Vec<SecretKey>,
 }
 
 /// Why a commit was refused. Nothing of the batch is stored then.
@@ -504,17 +363,4 @@ pub enum CommitError {
     /// sidehook is ending.
     #[error("the outbox is closed")]
     Closed,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-pub(crate) fn as_rfc3339<S: serde::Serializer>(t: &Timestamp, s: S) -> Result<S::Ok, S::Error> {
-    s.collect_str(t)
-}
-
-#[expect(clippy::ref_option, reason = "serde calls it so")]
-pub(crate) fn as_rfc3339_option<S: serde::Serializer>(t: &Option<Timestamp>, s: S) -> Result<S::Ok, S::Error> {
-    match t {
-        Some(t) => s.collect_str(t),
-        None => s.serialize_none(),
-    }
 }

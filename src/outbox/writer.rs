@@ -1,7 +1,7 @@
 //! The one thread that writes. It takes everything that waits, makes it one transaction, and answers after the commit.
 //! When the store fails it latches: it refuses at once, opens the store again with backoff, and goes on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -11,12 +11,14 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::mpsc;
 
 use super::announce::Announcer;
-use super::command::{Command, Due, Job, refuse};
+use super::checkpoint::{self, Checkpointer};
+use super::command::{Command, Job, Reply, answer, refuse};
 use super::ledger::Book;
 use super::retention::Retention;
+use super::seal::{KeyId, Seal};
 use super::space::{self, Space};
 use super::txn::{Refusal, Txn};
-use super::types::{Batch, CommitError, Options, Ready, Receipt, Retried};
+use super::types::{Batch, CommitError, Options, Ready, Receipt};
 use super::{Health, OutboxError, Shared, apply, lock::Lock, retry, schema, settle};
 use crate::clock::Clock;
 use crate::limits;
@@ -28,11 +30,18 @@ struct Store {
     book: Book,
     space: Space,
     wal_pages: Arc<AtomicI32>,
+    /// How many there were when the last copying of them began, and when commits last waited for one.
+    copied_pages: i32,
+    waited_pages: i32,
+    checkpointer: Checkpointer,
+    /// The key that seals, once the store knows of it.
+    sealing: Option<KeyId>,
 }
 
 impl Store {
-    fn open(dir: &std::path::Path, after_failure: bool) -> Result<Self, OutboxError> {
+    fn open(dir: &Path, seal: &Seal, after_failure: bool) -> Result<Self, OutboxError> {
         let mut conn = schema::open_writer(dir, after_failure)?;
+        seal.check(&conn, &schema::file(dir))?;
         let explain = |e: &rusqlite::Error| schema::explain(&schema::file(dir), e);
         // The writer copies the log itself, after it has answered, instead of SQLite within a commit.
         let wal_pages = Arc::new(AtomicI32::new(0));
@@ -44,7 +53,60 @@ impl Store {
         .map_err(|e| explain(&e))?;
         let book = Book::load(&conn).map_err(|e| explain(&e))?;
         let space = Space::new(space::used(&conn).map_err(|e| explain(&e))?);
-        Ok(Self { conn, book, space, wal_pages })
+        Ok(Self {
+            conn,
+            book,
+            space,
+            wal_pages,
+            copied_pages: 0,
+            waited_pages: 0,
+            checkpointer: Checkpointer::default(),
+            sealing: None,
+        })
+    }
+
+    fn log_holds_something(&self) -> bool {
+        self.wal_pages.load(Ordering::Relaxed) > 0
+    }
+
+    /// Copies the log and cuts its file to nothing. Where a reader is in the way, the next time will do.
+    fn empty_log(&mut self) -> rusqlite::Result<()> {
+        if self.checkpointer.under_way()? {
+            return Ok(());
+        }
+        self.conn.busy_timeout(Duration::ZERO)?;
+        let emptied = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        self.conn.busy_timeout(schema::BUSY_TIMEOUT)?;
+        if emptied? == 0 {
+            self.wal_pages.store(0, Ordering::Relaxed);
+            (self.copied_pages, self.waited_pages) = (0, 0);
+        }
+        Ok(())
+    }
+
+    /// Has the log copied into the store as it grows, beside the commits. Where they never pause some of it is always
+    /// uncopied; so when it is long they wait for that little, and it begins anew.
+    fn checkpoint(&mut self, dir: &Path) -> rusqlite::Result<()> {
+        let under_way = self.checkpointer.under_way()?;
+        let pages = self.wal_pages.load(Ordering::Relaxed);
+        if pages < self.copied_pages {
+            (self.copied_pages, self.waited_pages) = (0, 0); // It began anew.
+        }
+        if under_way {
+            return Ok(());
+        }
+        let uncopied = pages - self.copied_pages;
+        // A reader that stays on an old state keeps the log from beginning anew: then not every commit tries.
+        let long = pages >= limits::LOG_PAGES.max(self.waited_pages + limits::CHECKPOINT_PAGES);
+        if long && (uncopied < limits::CHECKPOINT_PAGES || pages >= 2 * limits::LOG_PAGES) {
+            (self.copied_pages, self.waited_pages) = (pages, pages);
+            checkpoint::copy(&self.conn)
+        } else if uncopied >= limits::CHECKPOINT_PAGES {
+            self.copied_pages = pages;
+            self.checkpointer.begin(dir)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -77,7 +139,7 @@ impl Writer {
         shared: Arc<Shared>,
         ready: mpsc::Sender<Ready>,
     ) -> Result<Self, OutboxError> {
-        let store = Store::open(&dir, false)?;
+        let store = Store::open(&dir, &shared.seal, false)?;
         let retention = Retention::new(clock.now());
         let writer = Self {
             dir,
@@ -113,7 +175,7 @@ impl Writer {
             let mut group = Vec::new();
             match first {
                 Ok(job) => group = gather(job, jobs),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.empty_log(),
                 Err(RecvTimeoutError::Disconnected) => return self.end(),
             }
             self.reopen();
@@ -152,7 +214,10 @@ impl Writer {
     /// How long there is nothing to do unless somebody asks.
     fn pause(&self) -> Duration {
         match &self.store {
-            Ok(_) => self.retention.pause(self.clock.now()),
+            Ok(store) => {
+                let pause = self.retention.pause(self.clock.now());
+                if store.log_holds_something() { pause.min(limits::LOG_EMPTY_AFTER) } else { pause }
+            }
             Err(latch) => latch.try_at.saturating_duration_since(self.clock.instant()),
         }
     }
@@ -162,65 +227,97 @@ impl Writer {
         if work.is_empty() && !self.retention.busy() {
             return;
         }
-        let mut due = Vec::with_capacity(work.len());
-        let Ok(store) = &mut self.store else {
+        if self.store.is_err() {
             let why = self.failure();
             for command in work {
                 refuse(command, &why);
             }
             return;
+        }
+        let result = match self.transact(&work, Care::AllGood) {
+            // Rare: somebody's batch is refused. Nobody else's suffers, they are done again, each so that it can be undone.
+            Err(Stop::Refusal) => self.start_over().and_then(|()| self.transact(&work, Care::EachAlone)),
+            result => result,
         };
-        let announce = self.announcer.wanted(&self.shared);
-        let mut txn = Txn {
-            conn: &store.conn,
-            book: &mut store.book,
-            options: &self.options,
-            now: self.clock.now(),
-            announce,
-            drafts: Vec::new(),
-            purged: 0,
-            dropped: 0,
-        };
-        let mut left = work.into_iter();
-        let mut full = None;
-        let result = (|| {
-            txn.run("BEGIN IMMEDIATE", [])?;
-            let asked = left.len();
-            for command in left.by_ref() {
-                apply_one(&mut txn, &mut store.space, command, &mut due, &mut full)?;
-            }
-            // Under load retention goes along with the commits, idle it has transactions of its own.
-            let budget = if asked == 0 { limits::RETENTION_SLICE_ROWS } else { 32 + 2 * asked };
-            self.retention.slice(&mut txn, budget)?;
-            let ready = self.announcer.load(&mut txn)?;
-            let changed = txn.book.store(txn.conn)?;
-            txn.run("COMMIT", [])?;
-            Ok((ready, changed))
-        })();
         match result {
-            Ok((ready, changed)) => {
-                let (purged, dropped) = (txn.purged, txn.dropped);
-                self.committed(&changed, full);
-                due.into_iter().for_each(Due::send);
-                self.announcer.send(ready);
-                if purged > 0 {
-                    facts::Purged { rows: purged }.emit();
+            Ok(done) => {
+                self.committed(&done.changed, done.full);
+                for (command, reply) in work.into_iter().zip(done.replies) {
+                    answer(command, reply);
                 }
-                if dropped > 0 {
-                    facts::BeginsDropped { deliveries: dropped }.emit();
+                self.announcer.send(done.ready);
+                if done.purged > 0 {
+                    facts::Purged { rows: done.purged }.emit();
+                }
+                if !done.dropped.is_empty() {
+                    facts::BeginsDropped { webhooks: &done.dropped }.emit();
+                }
+                for webhook in &done.superseded {
+                    facts::Superseded { webhook }.emit();
+                }
+                for (webhook, delivery, reason) in &done.unreadable {
+                    facts::UnreadableDelivery { webhook, delivery, reason }.emit();
                 }
                 self.checkpoint();
             }
-            Err(error) => {
-                let why = self.latch(&error, due.len() + left.len());
-                for answer in due {
-                    answer.fail(&why);
+            Err(Stop::Refusal) => {
+                let why = "a refusal was not undone; this is a fault of sidehook, please report it";
+                for command in work {
+                    refuse(command, why);
                 }
-                for command in left {
+            }
+            Err(Stop::Store(error)) => {
+                let why = self.latch(&error, work.len());
+                for command in work {
                     refuse(command, &why);
                 }
             }
         }
+    }
+
+    /// One transaction with all of `work`.
+    fn transact(&mut self, work: &[Command], care: Care) -> Result<Done, Stop> {
+        let Ok(store) = &mut self.store else { return Err(Stop::Store(rusqlite::Error::InvalidQuery)) };
+        let mut txn = Txn {
+            conn: &store.conn,
+            book: &mut store.book,
+            options: &self.options,
+            seal: &self.shared.seal,
+            now: self.clock.now(),
+            announce: self.announcer.wanted(&self.shared),
+            drafts: Vec::new(),
+            purged: 0,
+            dropped: Vec::new(),
+            resumed: Vec::new(),
+            superseded: Vec::new(),
+            unreadable: Vec::new(),
+        };
+        let mut replies = Vec::with_capacity(work.len());
+        let mut full = None;
+        txn.run("BEGIN IMMEDIATE", [])?;
+        for command in work {
+            replies.push(apply_one(&mut txn, &mut store.space, command, care, &mut full)?);
+        }
+        // Under load retention goes along with the commits, idle it has transactions of its own.
+        let budget = if work.is_empty() { limits::RETENTION_SLICE_ROWS } else { 32 + 2 * work.len() };
+        self.retention.slice(&mut txn, budget)?;
+        let ready = self.announcer.load(&mut txn)?;
+        let changed = txn.book.store(txn.conn)?;
+        // Last, since keys may come while the transaction is under way.
+        let sealing = txn.seal.enter(txn.conn, store.sealing)?;
+        txn.run("COMMIT", [])?;
+        store.sealing = sealing;
+        let Txn { purged, dropped, superseded, unreadable, .. } = txn;
+        Ok(Done { replies, ready, changed, full, purged, dropped, superseded, unreadable })
+    }
+
+    /// Takes an unfinished transaction back, in the store and in what is remembered of it.
+    fn start_over(&mut self) -> Result<(), Stop> {
+        let Ok(store) = &mut self.store else { return Ok(()) };
+        store.conn.execute_batch("ROLLBACK")?;
+        store.book = Book::load(&store.conn)?;
+        store.space = Space::new(space::used(&store.conn)?);
+        Ok(())
     }
 
     /// Publishes what a commit changed.
@@ -270,7 +367,7 @@ impl Writer {
         if self.clock.instant() < latch.try_at {
             return;
         }
-        match Store::open(&self.dir, true) {
+        match Store::open(&self.dir, &self.shared.seal, true) {
             Ok(store) => {
                 self.store = Ok(store);
                 self.retention = Retention::new(self.clock.now());
@@ -289,17 +386,27 @@ impl Writer {
 
     /// Copies the log into the store when it has grown. After the answers, since it syncs.
     fn checkpoint(&mut self) {
-        let Ok(store) = &self.store else { return };
-        if store.wal_pages.load(Ordering::Relaxed) < limits::CHECKPOINT_PAGES {
-            return;
+        let Ok(store) = &mut self.store else { return };
+        if let Err(error) = store.checkpoint(&self.dir) {
+            self.latch(&error, 0);
         }
-        if let Err(error) = store.conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+    }
+
+    /// Empties the log once nothing is asked for a while: it holds what the store itself has overwritten.
+    fn empty_log(&mut self) {
+        let Ok(store) = &mut self.store else { return };
+        if store.log_holds_something()
+            && !self.retention.busy()
+            && let Err(error) = store.empty_log()
+        {
             self.latch(&error, 0);
         }
     }
 
     fn end(self) {
-        if let Ok(store) = self.store {
+        if let Ok(mut store) = self.store {
+            // The thread's connection would keep some of the log in use.
+            store.checkpointer = Checkpointer::default();
             // What fails here is in the log, and is copied at the next opening.
             let _ = store.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         }
@@ -325,66 +432,94 @@ fn gather(first: Job, jobs: &Receiver<Job>) -> Vec<Job> {
     group
 }
 
+/// How a group of commands is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Care {
+    /// As if nothing in it were refused, which is nearly always so. A savepoint costs a copy of every page that its batch
+    /// touches.
+    AllGood,
+    /// Each batch within a savepoint.
+    EachAlone,
+}
+
+/// Why a transaction was not committed.
+enum Stop {
+    /// A batch has to be refused, and what it did until then undone.
+    Refusal,
+    Store(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Stop {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// What a commit leaves to be told.
+struct Done {
+    replies: Vec<Reply>,
+    ready: Vec<Ready>,
+    changed: Vec<usize>,
+    full: Option<bool>,
+    purged: u64,
+    dropped: Vec<Arc<str>>,
+    superseded: Vec<Arc<str>>,
+    unreadable: Vec<(Arc<str>, String, String)>,
+}
+
 fn apply_one(
     txn: &mut Txn<'_>,
     space: &mut Space,
-    command: Command,
-    due: &mut Vec<Due>,
+    command: &Command,
+    care: Care,
     full: &mut Option<bool>,
-) -> rusqlite::Result<()> {
-    match command {
-        Command::Commit(batch, answer) => {
-            let creates = space::needs(&batch) > 0;
-            let result = match space.room_for(txn, &batch) {
-                Ok(None) => apply_batch(txn, batch),
-                Ok(Some(refused)) => Ok(Err(refused)),
-                Err(error) => Err(error),
+) -> Result<Reply, Stop> {
+    Ok(match command {
+        Command::Commit(batch, _) => {
+            let result = match space.room_for(txn, batch)? {
+                None if care == Care::EachAlone => apply_alone(txn, batch)?,
+                None => Ok(apply::batch(txn, batch).map_err(|refusal| match refused(refusal) {
+                    Ok(_) => Stop::Refusal,
+                    Err(error) => Stop::Store(error),
+                })?),
+                Some(refused) => Err(refused),
             };
-            // Even where the store failed the caller gets an answer, with all others of the group.
-            match result {
-                Ok(result) => {
-                    if creates {
-                        *full = Some(matches!(result, Err(CommitError::Full { .. })));
-                    }
-                    due.push(Due::Commit(answer, result));
-                }
-                Err(error) => {
-                    due.push(Due::Commit(answer, Err(CommitError::Closed)));
-                    return Err(error);
-                }
+            if space::needs(batch) > 0 && !space::is_own(batch) {
+                *full = Some(matches!(result, Err(CommitError::Full { .. })));
             }
+            Reply::Commit(result)
         }
-        Command::Webhooks(known, answer) => {
-            apply::webhooks(txn, &known);
-            due.push(Due::Webhooks(answer));
+        Command::Webhooks(known, _) => {
+            apply::webhooks(txn, known);
+            Reply::Webhooks
         }
-        Command::Retry { id, payload, answer } => {
-            let result = settle::retry(txn, &id, payload.as_ref());
-            let retried = result.as_ref().map_or(Retried::Unknown, Clone::clone);
-            due.push(Due::Retry(answer, retried));
-            result?;
+        Command::Pause { webhook, paused, .. } => Reply::Pause(apply::pause(txn, webhook, *paused)),
+        Command::Retry { id, payload, .. } => Reply::Retry(settle::retry(txn, id, payload.as_ref())?),
+        Command::RetrySome { filter, from, .. } => Reply::RetrySome(retry::some(txn, filter, *from)?),
+        Command::Unreadable(closed) => {
+            for one in closed {
+                settle::unreadable(txn, one)?;
+            }
+            Reply::Nothing
         }
-        Command::RetrySome { filter, from, answer } => {
-            let result = retry::some(txn, &filter, from);
-            let progress = result.as_ref().map_or_else(|_| retry::Progress::default(), Clone::clone);
-            due.push(Due::RetrySome(answer, progress));
-            result?;
+        Command::Options(_) | Command::Maintain(_) | Command::Close(_) => Reply::Nothing,
+    })
+}
+
+/// What the caller is told of a refusal; the store's own failures are none.
+fn refused(refusal: Refusal) -> Result<CommitError, rusqlite::Error> {
+    match refusal {
+        Refusal::Conflict { index, event_id } => Ok(CommitError::IdConflict { index, event_id }),
+        Refusal::Stale => Ok(CommitError::Stale),
+        Refusal::Store(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+            Ok(CommitError::Failed(format!("the batch breaks a rule of the store: {error}")))
         }
-        Command::Options(_) | Command::Maintain(_) | Command::Close(_) => {}
+        Refusal::Store(error) => Err(error),
     }
-    Ok(())
 }
 
 /// Applies one batch so that its refusal leaves no trace and spoils no other's.
-fn apply_batch(txn: &mut Txn<'_>, batch: Batch) -> rusqlite::Result<Result<Receipt, CommitError>> {
-    if batch.arrivals.is_empty() && batch.releases.is_empty() {
-        // Nothing in it can be refused.
-        return match apply::batch(txn, batch) {
-            Ok(receipt) => Ok(Ok(receipt)),
-            Err(Refusal::Store(error)) => Err(error),
-            Err(_) => Ok(Err(CommitError::Stale)),
-        };
-    }
+fn apply_alone(txn: &mut Txn<'_>, batch: &Batch) -> rusqlite::Result<Result<Receipt, CommitError>> {
     txn.run("SAVEPOINT batch", [])?;
     let mark = txn.book.mark();
     let drafts = txn.drafts.len();
@@ -393,12 +528,7 @@ fn apply_batch(txn: &mut Txn<'_>, batch: Batch) -> rusqlite::Result<Result<Recei
             txn.run("RELEASE batch", [])?;
             return Ok(Ok(receipt));
         }
-        Err(Refusal::Conflict { index, event_id }) => CommitError::IdConflict { index, event_id },
-        Err(Refusal::Stale) => CommitError::Stale,
-        Err(Refusal::Store(error)) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-            CommitError::Failed(format!("the batch breaks a rule of the store: {error}"))
-        }
-        Err(Refusal::Store(error)) => return Err(error),
+        Err(refusal) => refused(refusal)?,
     };
     txn.run("ROLLBACK TO batch", [])?;
     txn.run("RELEASE batch", [])?;

@@ -60,7 +60,8 @@ fn signature(f: &HostFunction) -> String {
                 "ms" | "chars" => "int",
                 _ => "String",
             };
-            format!("{name}: {kind}")
+            // `with` is a word that Rhai keeps for itself, which no definition file may use.
+            format!("{}: {kind}", if name == "with" { "replacement" } else { name })
         })
         .collect();
     let gives = match f.gives {

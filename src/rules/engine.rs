@@ -10,7 +10,7 @@ use rhai::packages::{
     BasicMathPackage, BasicStringPackage, BitFieldPackage, LanguageCorePackage, LogicPackage, MoreStringPackage,
     Package,
 };
-use rhai::{Dynamic, Engine, EvalAltResult, Position};
+use rhai::{Dynamic, Engine, EvalAltResult, LexError, OptimizationLevel, Position, Token};
 
 use super::{ScriptLimits, host, view};
 use crate::clock::{Clock, Timestamp};
@@ -39,6 +39,22 @@ thread_local! {
     static UUIDS: Cell<u64> = const { Cell::new(0) };
     static FACTS: RefCell<Option<Facts>> = const { RefCell::new(None) };
     static LOG: RefCell<Log> = const { RefCell::new(Log::new()) };
+    static MODE: Cell<Mode> = const { Cell::new(Mode::Service) };
+    static SPOKE: Cell<bool> = const { Cell::new(false) };
+    static MOST: Cell<u64> = const { Cell::new(0) };
+}
+
+/// What an evaluation is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// To decide an event.
+    Service,
+    /// The same, on a thread that others wait for, within a small budget. It counts only where it ends well within that
+    /// and has nothing to say; otherwise it is as if it had not been.
+    Quick,
+    /// A preview, a test or a canary: it says nothing of the rule in service, so it is in no metric and no log, and
+    /// neither suspends a rule nor minds that one is suspended.
+    Rehearsal,
 }
 
 /// Lines of the call in hand.
@@ -56,21 +72,31 @@ impl Log {
 
 /// One evaluation on this thread: what host functions see, from `begin` until this is dropped. Nothing of it is left
 /// for the next one, whatever happens in between.
-pub(super) struct Call;
+pub(super) struct Call {
+    /// What it is for.
+    pub mode: Mode,
+}
 
 #[expect(clippy::unused_self, reason = "the thread's state belongs to the one call that is in hand")]
 impl Call {
-    pub fn begin(facts: Option<Facts>) -> Self {
+    pub fn begin(facts: Option<Facts>, mode: Mode) -> Self {
+        MODE.set(mode);
+        SPOKE.set(false);
         OPERATIONS.set(0);
         UUIDS.set(0);
         DEADLINE.set(None);
         FACTS.set(facts);
         LOG.set(Log::new());
-        Self
+        Self { mode }
     }
 
     /// Starts the clock of one function: operations and time begin anew.
-    pub fn arm(&self, now: Instant, time: Duration) {
+    pub fn arm(&self, now: Instant, limits: &ScriptLimits) {
+        let (time, operations) = match self.mode {
+            Mode::Quick => (limits::QUICK_RULE_TIME, limits.operations.min(limits::QUICK_RULE_OPERATIONS)),
+            Mode::Service | Mode::Rehearsal => (limits.time, limits.operations),
+        };
+        MOST.set(operations);
         OPERATIONS.set(0);
         ENDED.set(None);
         TOOK.set(Duration::ZERO);
@@ -91,6 +117,14 @@ impl Call {
         }
     }
 
+    /// Whether the function that just returned kept to its time. A quick call that did not is done all the same.
+    pub fn in_time(&self, now: Instant) -> Result<(), Box<EvalAltResult>> {
+        if self.mode == Mode::Quick || DEADLINE.get().is_none_or(|deadline| now < deadline) {
+            return Ok(());
+        }
+        Err(EvalAltResult::ErrorTerminated(Dynamic::from(TOO_LONG), Position::NONE).into())
+    }
+
     /// Time of the function that ran last.
     pub fn took(&self) -> Duration {
         TOOK.get()
@@ -99,6 +133,11 @@ impl Call {
     /// Operations of the function that ran last.
     pub fn operations(&self) -> u64 {
         OPERATIONS.get()
+    }
+
+    /// Whether a [`Mode::Quick`] call had something for the log.
+    pub fn spoke(&self) -> bool {
+        SPOKE.get()
     }
 
     /// The lines logged so far.
@@ -118,7 +157,17 @@ impl Drop for Call {
         DEADLINE.set(None);
         FACTS.set(None);
         LOG.set(Log::new());
+        MODE.set(Mode::Service);
     }
+}
+
+/// Whether what the call in hand has to say is kept from the log.
+pub(super) fn muted() -> bool {
+    let mode = MODE.get();
+    if mode == Mode::Quick {
+        SPOKE.set(true);
+    }
+    mode != Mode::Service
 }
 
 /// Keeps a line for the preview; false when the call has logged enough.
@@ -179,7 +228,7 @@ pub(super) fn with_stack<T>(limits: &ScriptLimits, run: impl FnOnce() -> T) -> T
 }
 
 /// Builds the engine of one generation.
-pub(super) fn build(limits: &ScriptLimits, clock: &Clock, host: host::Host) -> Engine {
+pub(super) fn build(clock: &Clock, host: host::Host) -> Engine {
     let mut engine = Engine::new_raw();
     // Everything of Rhai's standard library but time: `timestamp` differs from run to run.
     LanguageCorePackage::new().register_into_engine(&mut engine);
@@ -194,13 +243,23 @@ pub(super) fn build(limits: &ScriptLimits, clock: &Clock, host: host::Host) -> E
     BasicBlobPackage::new().register_into_engine(&mut engine);
     BasicMapPackage::new().register_into_engine(&mut engine);
     MoreStringPackage::new().register_into_engine(&mut engine);
-    bound(&mut engine, limits, clock);
+    bound(&mut engine, clock);
     view::register(&mut engine, clock);
     host.register(&mut engine);
     engine
 }
 
-fn bound(engine: &mut Engine, limits: &ScriptLimits, clock: &Clock) {
+/// An engine that only reads scripts, and goes on where a variable or a module is unknown, so that the mistakes behind
+/// it are found too.
+pub(super) fn lenient(clock: &Clock) -> Engine {
+    let mut engine = Engine::new_raw();
+    bound(&mut engine, clock);
+    engine.set_strict_variables(false);
+    engine.set_optimization_level(OptimizationLevel::None);
+    engine
+}
+
+fn bound(engine: &mut Engine, clock: &Clock) {
     // The interner is one lock for all threads, taken with a sleep of 10 ms when it is held.
     engine.set_max_strings_interned(0);
     engine.disable_symbol("eval");
@@ -219,13 +278,12 @@ fn bound(engine: &mut Engine, limits: &ScriptLimits, clock: &Clock) {
     // Rhai's own count starts anew in every callback, so operations are counted here.
     engine.set_max_operations(0);
     let clock = clock.clone();
-    let most = limits.operations;
     engine.on_progress(move |_| {
         let n = OPERATIONS.get() + 1;
         OPERATIONS.set(n);
         // Once over, always over: `sort` and others drop the error of a callback and would go on.
         if ENDED.get().is_none() {
-            if n > most {
+            if n > MOST.get() {
                 ENDED.set(Some(TOO_MUCH));
             } else if n.is_multiple_of(CLOCK_EVERY)
                 && DEADLINE.get().is_some_and(|deadline| clock.instant() >= deadline)
@@ -234,6 +292,19 @@ fn bound(engine: &mut Engine, limits: &ScriptLimits, clock: &Clock) {
             }
         }
         ENDED.get().map(Dynamic::from)
+    });
+    #[expect(deprecated, reason = "Rhai marks so what it may change; there is no other way to a literal's digits")]
+    engine.on_parse_token(|token, _, _| match token {
+        // Rhai makes a float of it, which is another number.
+        Token::FloatConstant(number) if number.1.trim_start_matches('-').bytes().all(|b| b.is_ascii_digit()) => {
+            let message = format!(
+                "{0} is beyond 64 bits, and would be rounded: write parse_json(\"{0}\") for the exact number, or {0}.0 \
+                 for a rounded one",
+                number.1
+            );
+            Token::LexError(LexError::Runtime(message).into())
+        }
+        token => token,
     });
     engine.on_print(|line| host::log::line(host::log::Level::Info, line));
     engine.on_debug(|line, _, _| host::log::line(host::log::Level::Debug, line));

@@ -23,9 +23,7 @@ pub(super) fn parse_error(file: &str, text: &str, error: &ParseError) -> ScriptP
     let problem = |message: String| ScriptProblem { file: file.to_owned(), line, column, message };
     let message = match error.err_type() {
         ParseErrorType::VariableUndefined(name) => undefined(name, text),
-        ParseErrorType::ModuleUndefined(name) => {
-            format!("unknown module `{name}`: import it first, for example import \"lib/{name}\" as {name};")
-        }
+        ParseErrorType::ModuleUndefined(name) => unknown_module(name),
         ParseErrorType::ExprTooDeep => {
             format!("an expression is nested deeper than {} levels", limits::SCRIPT_EXPRESSION_DEPTH)
         }
@@ -52,6 +50,17 @@ pub(super) fn parse_error(file: &str, text: &str, error: &ParseError) -> ScriptP
         }
     };
     problem(message)
+}
+
+/// A variable or a module that nothing declares.
+pub(super) fn undeclared(file: &str, text: &str, found: &lint::Undeclared) -> ScriptProblem {
+    let (line, column) = place(found.position);
+    let message = if found.module { unknown_module(&found.name) } else { undefined(&found.name, text) };
+    ScriptProblem { file: file.to_owned(), line, column, message }
+}
+
+fn unknown_module(name: &str) -> String {
+    format!("unknown module `{name}`: import it first, for example import \"lib/{name}\" as {name};")
 }
 
 fn undefined(name: &str, text: &str) -> String {
@@ -103,12 +112,34 @@ pub(super) fn run_error(
             other => break other,
         }
     };
-    (found.line, found.column) = place(at);
+    let limit = inner.is_system_exception();
     (found.kind, found.message) = describe(inner);
-    if let Some(text) = text_of(&found.file) {
+    let text = text_of(&found.file);
+    if at.is_none()
+        && let Some(text) = &text
+    {
+        // At least where it begins: Rhai knows no place of what it does between two expressions.
+        at = lint::position_of(text, &found.function);
+    }
+    (found.line, found.column) = place(at);
+    if let Some(text) = text {
+        // The place of an error at a limit is that of the call in the handler, whatever was called from there on.
+        if limit && let Some(called) = called_at(&text, found.line, found.column, function) {
+            let _ = write!(found.message, ", in `{called}`");
+        }
         found.excerpt = excerpt(&text, found.line, found.column).into();
     }
     found
+}
+
+/// The function of a script that is called at a place: `inner`, `lib::inner`.
+fn called_at(text: &str, line: usize, column: usize, but: &str) -> Option<String> {
+    let source = text.lines().nth(line.checked_sub(1)?)?;
+    let rest: String = source.chars().skip(column.checked_sub(1)?).collect();
+    let end = rest.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | ':')))?;
+    let name = &rest[..end];
+    let of_script = name.contains("::") || !lint::position_of(text, name).is_none();
+    (rest[end..].trim_start().starts_with('(') && of_script && name != but).then(|| name.to_owned())
 }
 
 fn describe(mut error: EvalAltResult) -> (&'static str, String) {
@@ -128,7 +159,10 @@ fn describe(mut error: EvalAltResult) -> (&'static str, String) {
         E::ErrorTooManyModules(_) => ("size", format!("more than {} imports", limits::SCRIPT_MODULES)),
         E::ErrorStackOverflow(_) => ("depth", format!("calls are nested deeper than {}", limits::SCRIPT_CALL_LEVELS)),
         E::ErrorRuntime(value, _) => ("thrown", thrown(&value)),
+        // Some of Rhai's own functions say with this error what they refuse.
+        E::ErrorFunctionNotFound(text, _) if !text.contains('(') => ("type", lower_first(&text)),
         E::ErrorFunctionNotFound(signature, _) => {
+            let signature = signature.replace("&str | ImmutableString | String", "string");
             ("type", format!("no function {signature} for values of these types"))
         }
         _ => {

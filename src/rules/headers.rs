@@ -5,12 +5,19 @@ use http::header::{HeaderName, HeaderValue};
 use rhai::{Dynamic, ImmutableString, Map};
 
 use super::number::Exact;
-use super::view;
+use super::{engine, view};
 use crate::limits;
 use crate::telemetry::rules::HeaderDropped;
 
-/// Names that no rule may set, whatever the config says. All in lower case.
-const FRAMING: [&str; 4] = ["host", "content-length", "transfer-encoding", "connection"];
+/// What frames a request belongs to the connection. All in lower case.
+const FRAMING: [&str; 8] =
+    ["host", "content-length", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "upgrade"];
+
+/// Whether a header, by its name in lower case, is one that neither a configuration nor a rule sets.
+#[must_use]
+pub fn is_framing(name: &str) -> bool {
+    FRAMING.contains(&name)
+}
 
 /// Turns what `headers` returned into header lines. `reserved` are names in lower case.
 pub(super) fn check(given: &Dynamic, reserved: &[String], file: &str) -> Result<Vec<(String, String)>, String> {
@@ -47,8 +54,14 @@ pub(super) fn check(given: &Dynamic, reserved: &[String], file: &str) -> Result<
             return Err(format!("the header {name} holds a control character"));
         }
         let lower = parsed.as_str();
-        if lower.starts_with("webhook-") || FRAMING.contains(&lower) || reserved.iter().any(|r| r == lower) {
-            HeaderDropped { rule: file, header: lower }.emit();
+        if lower.starts_with("webhook-") || is_framing(lower) || reserved.iter().any(|r| r == lower) {
+            if engine::muted() {
+                engine::keep_line(&format!(
+                    "the header {lower} was dropped: it is kept for the signature, the protocol or the config"
+                ));
+            } else {
+                HeaderDropped { rule: file, header: lower }.emit();
+            }
             continue;
         }
         lines.push((name.to_string(), text));

@@ -7,6 +7,7 @@ use rhai::{AST, ASTFlags, ASTNode, Engine, Expr, FnPtr, Position, Stmt};
 
 use super::explain::place;
 use super::scripts::ScriptProblem;
+use crate::limits;
 
 /// An import statement.
 pub(super) struct Import {
@@ -20,6 +21,15 @@ pub(super) struct Import {
 
 /// Names and parameter counts.
 pub(super) type Functions = Vec<(String, usize)>;
+
+/// What an import brings along.
+pub(super) struct Imported {
+    /// `as NAME`; empty without.
+    pub alias: String,
+    pub functions: Functions,
+    /// Names of exported constants, and of what the script itself imports.
+    pub names: Vec<String>,
+}
 
 /// Handlers that sidehook calls, with their parameters.
 const HANDLERS: [(&str, &str, usize); 4] = [
@@ -37,14 +47,24 @@ const KEYWORDS: [&str; 12] =
 pub(super) fn imports(ast: &AST) -> Vec<Import> {
     let mut found = Vec::new();
     ast.walk(&mut |path| {
-        if let Some(ASTNode::Stmt(Stmt::Import(x, pos))) = path.last() {
-            let literal = x.0.get_literal_value(None).and_then(|v| v.into_string().ok());
-            let (line, column) = place(*pos);
-            found.push(Import { path: literal, alias: x.1.name.to_string(), line, column });
+        if let Some(ASTNode::Stmt(statement)) = path.last() {
+            found.extend(import(statement));
         }
         true
     });
     found
+}
+
+/// The imports outside functions, in order.
+pub(super) fn top_imports(ast: &AST) -> Vec<Import> {
+    ast.statements().iter().filter_map(import).collect()
+}
+
+fn import(statement: &Stmt) -> Option<Import> {
+    let Stmt::Import(x, pos) = statement else { return None };
+    let literal = x.0.get_literal_value(None).and_then(|v| v.into_string().ok());
+    let (line, column) = place(*pos);
+    Some(Import { path: literal, alias: x.1.name.to_string(), line, column })
 }
 
 /// Names and parameter counts of every function an engine knows natively.
@@ -64,7 +84,7 @@ pub(super) fn check(
     ast: &AST,
     file: &str,
     text: &str,
-    imported: &[(String, Functions)],
+    imported: &[Imported],
 ) -> Vec<ScriptProblem> {
     let mut problems = Vec::new();
     let mut problem = |pos: Position, message: String| {
@@ -98,7 +118,11 @@ pub(super) fn check(
             );
         }
     }
-    let calls = Calls { known, own: &own, imported, members: members(ast) };
+    let constants = ast.statements().iter().filter_map(|statement| match statement {
+        Stmt::Var(var, ..) => Some(var.0.name.as_str()),
+        _ => None,
+    });
+    let calls = Calls { known, own: &own, constants: constants.collect(), imported, members: members(ast) };
     ast.walk(&mut |path| {
         if let Some((pos, message)) = path.last().and_then(|node| calls.check(node)) {
             problem(pos, message);
@@ -108,10 +132,61 @@ pub(super) fn check(
     problems
 }
 
+/// A variable or a module that a script uses and nothing declares.
+pub(super) struct Undeclared {
+    pub name: String,
+    /// `NAME::…`
+    pub module: bool,
+    pub position: Position,
+}
+
+/// Every one of them, in a script that was read by a lenient engine.
+pub(super) fn undeclared(ast: &AST) -> Vec<Undeclared> {
+    let own: BTreeSet<&str> = ast.iter_functions().map(|f| f.name).collect();
+    let imported: BTreeSet<String> = imports(ast).into_iter().map(|import| import.alias).collect();
+    let mut found: Vec<Undeclared> = Vec::new();
+    let mut note = |name: &str, module: bool, position: Position| {
+        // A closure names what it uses twice: in its body, and where it takes it along.
+        if !found.iter().any(|f| f.position == position) && found.len() < limits::SCRIPT_PROBLEMS {
+            found.push(Undeclared { name: name.to_owned(), module, position });
+        }
+    };
+    ast.walk(&mut |path| {
+        match path.last() {
+            Some(ASTNode::Expr(Expr::Variable(variable, _, position))) => {
+                if variable.2.is_empty() && variable.0.is_none() && !own.contains(variable.1.as_str()) {
+                    note(&variable.1, false, *position);
+                } else if !variable.2.is_empty() {
+                    let root = variable.2.root();
+                    if root != "global" && !imported.contains(root) {
+                        note(root, true, variable.2.position());
+                    }
+                }
+            }
+            Some(
+                ASTNode::Expr(Expr::FnCall(call, _) | Expr::MethodCall(call, _)) | ASTNode::Stmt(Stmt::FnCall(call, _)),
+            ) if call.is_qualified() => {
+                let root = call.namespace.root();
+                if root != "global" && !imported.contains(root) {
+                    note(root, true, call.namespace.position());
+                }
+            }
+            _ => {}
+        }
+        true
+    });
+    found
+}
+
 /// Where a function is defined, as far as the text tells.
-fn position_of(text: &str, function: &str) -> Position {
+pub(super) fn position_of(text: &str, function: &str) -> Position {
+    let start = format!("fn {function}");
     let found = text.lines().zip(1_u16..).find_map(|(line, n)| {
-        let at = line.find(&format!("fn {function}"))?;
+        let at = line.find(&start)?;
+        let whole = line[at + start.len()..].trim_start().starts_with('(');
+        if function.is_empty() || !whole {
+            return None;
+        }
         Some((n, u16::try_from(line[..at].chars().count() + 1).ok()?))
     });
     found.map_or(Position::NONE, |(line, column)| Position::new(line, column))
@@ -141,7 +216,8 @@ fn members(ast: &AST) -> BTreeSet<String> {
 struct Calls<'a> {
     known: &'a BTreeMap<String, BTreeSet<usize>>,
     own: &'a Functions,
-    imported: &'a [(String, Functions)],
+    constants: Vec<&'a str>,
+    imported: &'a [Imported],
     members: BTreeSet<String>,
 }
 
@@ -150,6 +226,9 @@ impl Calls<'_> {
         let (call, pos, method) = match node {
             ASTNode::Expr(Expr::FnCall(call, pos)) | ASTNode::Stmt(Stmt::FnCall(call, pos)) => (call, *pos, false),
             ASTNode::Expr(Expr::MethodCall(call, pos)) => (call, *pos, true),
+            ASTNode::Expr(Expr::Variable(variable, _, pos)) if !variable.2.is_empty() => {
+                return self.constant(&variable.2.to_string(), &variable.1).map(|message| (*pos, message));
+            }
             ASTNode::Expr(Expr::DynamicConstant(value, pos)) => {
                 // `Fn("name")` with a name that is known is a constant.
                 let target = value.read_lock::<FnPtr>().map(|f| f.fn_name().to_owned())?;
@@ -205,8 +284,8 @@ impl Calls<'_> {
         let imported = self
             .imported
             .iter()
-            .find(|(_, functions)| functions.iter().any(|(n, _)| n == name))
-            .map(|(alias, _)| alias);
+            .find(|import| import.functions.iter().any(|(n, _)| n == name))
+            .map(|import| &import.alias);
         Some(match (imported, nearest(name, own.chain(names))) {
             (Some(alias), _) => format!("unknown function `{name}`: did you mean `{alias}::{name}`?"),
             (None, Some(near)) => format!("unknown function `{name}`: did you mean `{near}`?"),
@@ -214,8 +293,30 @@ impl Calls<'_> {
         })
     }
 
+    /// A constant of the script itself (`global::NAME`) or of an import.
+    fn constant(&self, namespace: &str, name: &str) -> Option<String> {
+        let import = self.imported.iter().find(|import| import.alias == namespace);
+        let known: Vec<&str> = match import {
+            Some(import) => import.names.iter().map(String::as_str).collect(),
+            None if namespace == "global" => self.constants.clone(),
+            None => return None,
+        };
+        if known.contains(&name) {
+            return None;
+        }
+        Some(match nearest(name, known.into_iter()) {
+            Some(near) => format!("unknown constant `{namespace}::{name}`: did you mean `{namespace}::{near}`?"),
+            None if import.is_some() => {
+                format!(
+                    "unknown constant `{namespace}::{name}`: only what the script exports is there (export const {name} = …)"
+                )
+            }
+            None => format!("unknown constant `{namespace}::{name}`: define it outside functions (const {name} = …)"),
+        })
+    }
+
     fn qualified(&self, namespace: &str, name: &str, given: usize) -> Option<String> {
-        let (_, functions) = self.imported.iter().find(|(alias, _)| alias == namespace)?;
+        let functions = &self.imported.iter().find(|import| import.alias == namespace)?.functions;
         if functions.iter().any(|(n, p)| n == name && *p == given) {
             return None;
         }

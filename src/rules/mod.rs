@@ -4,6 +4,7 @@
 //! The way of an evaluation: [`Program::evaluate`] asks `scripts` to run `when` and `accept` over a lazy `view` of the
 //! event, lets `params` pick the payload, gives it to `transform` and `headers`, and lets `render` write it out.
 
+mod constants;
 mod definitions;
 mod engine;
 mod explain;
@@ -25,6 +26,7 @@ mod tests;
 
 pub use definitions::definition_files;
 pub use explain::excerpt;
+pub use headers::is_framing;
 pub use host::docs::{HOST_FUNCTIONS, HostFunction, host_functions_markdown};
 pub use params::{Missing, Params, Selector};
 pub use program::{FilteredBy, Format, OnRuleError, Outcome, Payload, Program, RuleError, Trace};

@@ -30,6 +30,11 @@ pub(super) fn to_dynamic(digits: &str) -> Dynamic {
     }
 }
 
+/// Whether neither a 64-bit integer nor a float holds a JSON number.
+pub(super) fn is_exact(digits: &str) -> bool {
+    to_dynamic(digits).read_lock::<Exact>().is_some()
+}
+
 /// A decimal number taken apart: `0.DIGITS × 10^exponent`, without leading or trailing zeros.
 #[derive(Debug, PartialEq, Eq)]
 struct Decimal {

@@ -53,6 +53,20 @@ impl Params {
         Self { entries, missing }
     }
 
+    /// Payload keys with their selectors as they are written in a file.
+    #[must_use]
+    pub fn written(&self) -> serde_json::Map<String, serde_json::Value> {
+        let written = |pick: &Pick| match pick {
+            Pick::Literal(json) => {
+                let value = serde_json::from_slice::<serde_json::Value>(&json.to_bytes()).unwrap_or_default();
+                serde_json::json!({"value": value})
+            }
+            Pick::Field(path) if **path == *"data" => "event.raw.data".into(),
+            pick => pick.to_string().into(),
+        };
+        self.entries.iter().map(|(key, pick)| (key.to_string(), written(pick))).collect()
+    }
+
     /// The payload's members in their order. The error is the key and selector that found nothing, for
     /// [`Missing::Error`].
     pub(super) fn pick(&self, event: &Event) -> Result<Vec<(Arc<str>, Json)>, String> {
@@ -63,7 +77,7 @@ impl Params {
                 (None, Missing::Omit) => {}
                 (None, Missing::Null) => members.push((Arc::clone(key), Json::Null)),
                 (None, Missing::Error) => {
-                    return Err(format!("params: the event has no `{pick}` for the key `{key}` (missing: error)"));
+                    return Err(format!("the event has no `{pick}` for the key `{key}` (missing: error)"));
                 }
             }
         }

@@ -1,5 +1,5 @@
 //! One event, one webhook: `when`, then `accept`, then the payload that `params` make, then `transform` and
-//! `headers`. Everything that decides a payload is in a [`Program`]; evaluating one has no side effect but log lines.
+//! `headers`. Everything that decides a payload is in a [`Program`]; evaluating one has no side effect but log lines and metrics.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,13 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use rhai::{Array, Dynamic, Map};
 
-use super::engine::{Call, Facts};
+use super::engine::{Call, Facts, Mode};
 use super::params::Params;
-use super::scripts::{Rule, When};
+use super::scripts::{Health, Rule, When};
 use super::{engine, headers, render, view};
 use crate::event::{Event, Json, json};
 use crate::limits;
-use crate::telemetry::rules::RuleFailed;
+use crate::telemetry::rules::{RuleFailed, RuleRan};
 
 /// What follows from a failing rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,7 +50,7 @@ pub struct Program {
     pub on_rule_error: OnRuleError,
     /// `format`
     pub format: Format,
-    /// Lower-case names of headers that a rule may not set: the signature's, framing and what the config sets.
+    /// Lower-case names of headers that a rule may not set, beside framing: the signature's and what the config sets.
     pub reserved_headers: Vec<String>,
     /// How long a rule is suspended after five time-outs in a row (`breaker.open_for`).
     pub suspend_for: Duration,
@@ -99,7 +99,7 @@ pub struct RuleError {
     pub line: usize,
     /// Innermost column, 1-based; 0 when unknown.
     pub column: usize,
-    /// `timeout`, `operations`, `size`, `depth`, `type`, `suspended`, `missing`, `thrown`: the metric's `kind`.
+    /// `timeout`, `operations`, `size`, `depth`, `type`, `suspended`, `missing`, `thrown`, `panic`: the metric's `kind`.
     pub kind: &'static str,
     /// What went wrong.
     pub message: String,
@@ -109,7 +109,8 @@ pub struct RuleError {
 
 impl RuleError {
     /// An error without a place in a script.
-    pub(super) fn new(file: &str, function: &str, kind: &'static str, message: String) -> Self {
+    #[must_use]
+    pub fn new(file: &str, function: &str, kind: &'static str, message: String) -> Self {
         Self {
             file: file.to_owned(),
             function: function.to_owned(),
@@ -183,34 +184,56 @@ impl Program {
         self.when.is_some() || self.rule.is_some()
     }
 
-    /// Decides one event. Blocks for at most the script time per function.
+    /// Decides one event. Blocks for at most the script time per function. With a `trace` it is a rehearsal: in no
+    /// metric, in no log, and without a say in whether a rule is suspended.
     #[must_use]
     pub fn evaluate(&self, event: &Event, trace: Option<&mut Trace>) -> Outcome {
+        self.on_stack(|| self.run(event, trace))
+    }
+
+    /// Decides one event as [`Program::evaluate`] does, where that takes next to no time, which is so for nearly all rules:
+    /// [`limits::QUICK_RULE_TIME`] a function at most, so that it may be called where others wait. `None`: it was not
+    /// done, and `evaluate` has to. A rule that fails, is too slow or has something for the log is always left to that.
+    #[must_use]
+    pub fn evaluate_quickly(&self, event: &Event) -> Option<Outcome> {
+        let healths = [self.when.as_ref().map(When::health), self.rule.as_ref().map(|rule| rule.health())];
+        let mut healths = healths.into_iter().flatten();
+        if !healths.clone().all(Health::is_quick) {
+            return None;
+        }
+        let outcome = self.on_stack(|| {
+            let mut run = Run::begin(self, event, Mode::Quick);
+            let outcome = run.decide().ok().filter(|_| !run.call.spoke())?;
+            for (rule, took) in run.ran {
+                RuleRan { rule, took }.emit();
+            }
+            Some(outcome)
+        });
+        if outcome.is_none() {
+            healths.by_ref().for_each(Health::takes_long);
+        }
+        outcome
+    }
+
+    /// Runs on a stack that is deep enough for what scripts may nest.
+    fn on_stack<T>(&self, run: impl FnOnce() -> T) -> T {
         let limits = self.when.as_ref().map(When::limits).or_else(|| self.rule.as_ref().map(|rule| rule.limits()));
         match limits {
-            Some(limits) => engine::with_stack(limits, || self.run(event, trace)),
-            None => self.run(event, trace),
+            Some(limits) => engine::with_stack(limits, run),
+            None => run(),
         }
     }
 
     fn run(&self, event: &Event, trace: Option<&mut Trace>) -> Outcome {
-        // A test or a preview that is too slow says nothing of the rule in service, so it suspends for no time.
-        let suspend_for = if trace.is_some() { Duration::ZERO } else { self.suspend_for };
-        let mut run = Run {
-            program: self,
-            event,
-            call: Call::begin(Some(Facts::of(event))),
-            operations: 0,
-            micros: 0,
-            suspend_for,
-        };
+        let mode = if trace.is_some() { Mode::Rehearsal } else { Mode::Service };
+        let mut run = Run::begin(self, event, mode);
         let outcome = match run.decide() {
             Ok(outcome) => outcome,
             Err(error) => {
                 if trace.is_none() {
                     let rule = self.rule.as_deref().filter(|_| !error.file.is_empty()).map_or("when", Rule::name);
                     let rule = if error.function == "params" { "params" } else { rule };
-                    RuleFailed { rule, kind: error.kind, event: &event.id, error: &error.to_string() }.emit();
+                    RuleFailed { rule, kind: error.kind }.emit();
                 }
                 let fallback = (self.on_rule_error == OnRuleError::SendParams)
                     .then(|| self.params.pick(event).ok())
@@ -247,15 +270,21 @@ struct Run<'a> {
     call: Call,
     operations: u64,
     micros: u64,
-    suspend_for: Duration,
+    /// What ran so far, where it may yet be as if it had not.
+    ran: Vec<(&'a str, Duration)>,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn begin(program: &'a Program, event: &'a Event, mode: Mode) -> Self {
+        let call = Call::begin(Some(Facts::of(event)), mode);
+        Self { program, event, call, operations: 0, micros: 0, ran: Vec::new() }
+    }
+
     fn decide(&mut self) -> Result<Outcome, RuleError> {
         let program = self.program;
         if let Some(when) = &program.when {
-            let holds = when.test(&self.call, self.event, self.suspend_for);
-            self.count();
+            let holds = when.test(&self.call, self.event, program.suspend_for);
+            self.count("when");
             if !holds? {
                 return Ok(Outcome::Filtered(FilteredBy::When));
             }
@@ -271,7 +300,7 @@ impl Run<'_> {
             Some(rule) if rule.has("transform", 2) => {
                 let payload: Map =
                     members.iter().map(|(key, value)| (key.as_ref().into(), view::to_dynamic(value))).collect();
-                let given = self.call(rule, "transform", (view::of_event(&self.event.root), Dynamic::from(payload)))?;
+                let given = self.call(rule, "transform", &mut [view::of_event(&self.event.root), payload.into()])?;
                 self.outcome(rule, given, &Json::map(members))
             }
             Some(rule) if rule.has("headers", 2) => {
@@ -288,25 +317,28 @@ impl Run<'_> {
         }
     }
 
-    fn call(&mut self, rule: &Rule, function: &str, args: impl rhai::FuncArgs) -> Result<Dynamic, RuleError> {
-        let result = rule.call(&self.call, function, args, self.suspend_for);
-        self.count();
+    fn call(&mut self, rule: &'a Rule, function: &str, args: &mut [Dynamic]) -> Result<Dynamic, RuleError> {
+        let result = rule.call(&self.call, function, args, self.program.suspend_for);
+        self.count(rule.name());
         result
     }
 
     /// Adds what the last function used.
-    fn count(&mut self) {
+    fn count(&mut self, rule: &'a str) {
+        if self.call.mode == Mode::Quick {
+            self.ran.push((rule, self.call.took()));
+        }
         self.operations += self.call.operations();
         self.micros += u64::try_from(self.call.took().as_micros()).unwrap_or(u64::MAX);
     }
 
-    fn accepts(&mut self, rule: &Rule) -> Result<bool, RuleError> {
-        let given = self.call(rule, "accept", (view::of_event(&self.event.root),))?;
-        given.as_bool().map_err(|kind| fault(rule, "accept", "type", format!("accept gave {kind}, not true or false")))
+    fn accepts(&mut self, rule: &'a Rule) -> Result<bool, RuleError> {
+        let given = self.call(rule, "accept", &mut [view::of_event(&self.event.root)])?;
+        given.as_bool().map_err(|kind| fault(rule, "accept", "type", format!("gave {kind}, not true or false")))
     }
 
     /// What `transform` returned: a map, an array of maps, or nothing.
-    fn outcome(&mut self, rule: &Rule, given: Dynamic, origin: &Json) -> Result<Outcome, RuleError> {
+    fn outcome(&mut self, rule: &'a Rule, given: Dynamic, origin: &Json) -> Result<Outcome, RuleError> {
         let given = given.flatten();
         if given.is_unit() {
             return Ok(Outcome::Filtered(FilteredBy::Transform));
@@ -318,7 +350,7 @@ impl Run<'_> {
             return Ok(Outcome::Filtered(FilteredBy::Transform));
         }
         if items.len() > limits::FAN_OUT {
-            let message = format!("transform gave {} payloads; at most {} are sent", items.len(), limits::FAN_OUT);
+            let message = format!("gave {} payloads; at most {} are sent", items.len(), limits::FAN_OUT);
             return Err(fault(rule, "transform", "size", message));
         }
         let mut payloads = Vec::with_capacity(items.len());
@@ -348,8 +380,8 @@ impl Run<'_> {
         Ok(Outcome::Payloads(payloads))
     }
 
-    fn headers(&mut self, rule: &Rule, payload: &Dynamic) -> Result<Vec<(String, String)>, RuleError> {
-        let given = self.call(rule, "headers", (view::of_event(&self.event.root), payload.clone()))?;
+    fn headers(&mut self, rule: &'a Rule, payload: &Dynamic) -> Result<Vec<(String, String)>, RuleError> {
+        let given = self.call(rule, "headers", &mut [view::of_event(&self.event.root), payload.clone()])?;
         headers::check(&given.flatten(), &self.program.reserved_headers, rule.file())
             .map_err(|message| fault(rule, "headers", "type", message))
     }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use super::number;
 use super::program::{Outcome, Payload, Program, Trace};
 use crate::event::{Event, Json};
 
@@ -179,12 +180,16 @@ fn overlap(want: &Json, got: &Json) -> Json {
     Json::map(common.collect())
 }
 
-/// For comparing: numbers by their digits, maps without order.
-fn value(json: &Json) -> serde_json::Value {
+/// For comparing and showing: maps without order, and numbers that no float holds by their digits.
+#[must_use]
+pub fn value(json: &Json) -> serde_json::Value {
     use crate::event::Kind;
     match json.kind() {
         Kind::Object => json.members().map(|(k, v)| (k.to_string(), value(&v))).collect(),
         Kind::Array => json.items().map(|v| value(&v)).collect(),
+        Kind::Number if number::is_exact(&json.as_number().unwrap_or_default()) => {
+            format!("{} (number)", json.as_number().unwrap_or_default()).into()
+        }
         _ => json.decode().unwrap_or(serde_json::Value::Null),
     }
 }

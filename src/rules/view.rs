@@ -5,7 +5,10 @@
 use std::any::TypeId;
 use std::sync::{Arc, OnceLock};
 
-use rhai::{Array, Dynamic, Engine, EvalAltResult, INT, ImmutableString, Map, NativeCallContext, Position};
+use rhai::{
+    Array, Dynamic, Engine, EvalAltResult, FuncRegistration, INT, ImmutableString, Map, Module, NativeCallContext,
+    Position, RhaiFunc, Shared,
+};
 
 use super::{engine, format, number};
 use crate::clock::Clock;
@@ -13,6 +16,7 @@ use crate::event::{Json, Kind};
 use crate::limits;
 
 type Fallible<T> = Result<T, Box<EvalAltResult>>;
+type FnAny = dyn Fn(Option<NativeCallContext>, &mut [&mut Dynamic]) -> Fallible<Dynamic> + Send + Sync;
 
 /// An object of an event.
 #[derive(Clone)]
@@ -146,7 +150,7 @@ pub(super) fn unchanged(old: Option<&Json>, new: &Dynamic) -> bool {
 
 fn same_place(a: &Json, b: &Json) -> bool {
     match (a, b) {
-        (Json::Node(a), Json::Node(b)) => std::ptr::eq(a.raw(), b.raw()),
+        (Json::Node(a), Json::Node(b)) => a.is(b),
         (Json::List(a), Json::List(b)) => Arc::ptr_eq(a, b),
         (Json::Map(a), Json::Map(b)) => Arc::ptr_eq(a, b),
         _ => false,
@@ -158,8 +162,11 @@ fn read_only() -> Box<EvalAltResult> {
     "event is read-only: change payload, or a copy of the part (`let m = event.metadata;`)".into()
 }
 
-/// Makes `target` writable in place, one level deep.
-fn make_writable(target: &mut Dynamic) -> Fallible<()> {
+/// Makes `target` writable in place, one level deep, for `function`.
+fn make_writable(target: &mut Dynamic, function: &str) -> Fallible<()> {
+    if target.is_read_only() {
+        return Err(EvalAltResult::ErrorNonPureMethodCallOnConstant(function.to_owned(), Position::NONE).into());
+    }
     let frozen = target.read_lock::<MapView>().is_some_and(|map| map.frozen);
     if frozen {
         return Err(read_only());
@@ -232,46 +239,58 @@ pub(super) fn register(engine: &mut Engine, clock: &Clock) {
     engine.register_iterator::<ListView>();
 }
 
-/// Indexed assignment: `view.key = value`, `view[0] = value`.
+/// Indexed assignment: `view.key = value`, `view[0] = value`. Rhai also calls these to write back what was only read,
+/// which a constant must allow, so they are registered as harmless and refuse a change themselves.
 fn register_changes(engine: &mut Engine) {
     let (map, list, any) = (TypeId::of::<MapView>(), TypeId::of::<ListView>(), TypeId::of::<Dynamic>());
-    engine.register_raw_fn(INDEX_SET, [map, TypeId::of::<ImmutableString>(), any], |_, args| {
-        let key = args[1].clone().cast::<ImmutableString>();
-        let value = std::mem::take(args[2]);
-        let old = args[0].read_lock::<MapView>().and_then(|view| view.json.get(&key));
-        if unchanged(old.as_ref(), &value) {
-            return Ok(());
+    let mut module = Module::new();
+    let mut register = |types: [TypeId; 3], change: fn(&mut [&mut Dynamic]) -> Fallible<()>| {
+        let func: Shared<FnAny> = Shared::new(move |_, args| change(args).map(Dynamic::from));
+        let func = RhaiFunc::Method { func, has_context: true, is_pure: true, is_volatile: true };
+        FuncRegistration::new(INDEX_SET).in_global_namespace().set_into_module_raw(&mut module, types, func);
+    };
+    register([map, TypeId::of::<ImmutableString>(), any], set_member);
+    register([list, TypeId::of::<INT>(), any], set_element);
+    engine.register_global_module(module.into());
+}
+
+fn set_member(args: &mut [&mut Dynamic]) -> Fallible<()> {
+    let key = args[1].clone().cast::<ImmutableString>();
+    let value = std::mem::take(args[2]);
+    let old = args[0].read_lock::<MapView>().and_then(|view| view.json.get(&key));
+    if unchanged(old.as_ref(), &value) {
+        return Ok(());
+    }
+    make_writable(args[0], INDEX_SET)?;
+    if let Some(mut map) = args[0].write_lock::<Map>() {
+        map.insert(key.as_str().into(), value);
+    }
+    Ok(())
+}
+
+fn set_element(args: &mut [&mut Dynamic]) -> Fallible<()> {
+    let index = args[1].as_int().unwrap_or(0);
+    let value = std::mem::take(args[2]);
+    let (len, place, old) = match args[0].read_lock::<ListView>() {
+        Some(view) => {
+            let place = view.place(index);
+            (view.len(), place, place.and_then(|place| view.at(place)))
         }
-        make_writable(args[0])?;
-        if let Some(mut map) = args[0].write_lock::<Map>() {
-            map.insert(key.as_str().into(), value);
-        }
-        Ok(())
-    });
-    engine.register_raw_fn(INDEX_SET, [list, TypeId::of::<INT>(), any], |_, args| {
-        let index = args[1].as_int().unwrap_or(0);
-        let value = std::mem::take(args[2]);
-        let (len, place, old) = match args[0].read_lock::<ListView>() {
-            Some(view) => {
-                let place = view.place(index);
-                (view.len(), place, place.and_then(|place| view.at(place)))
-            }
-            None => (0, None, None),
-        };
-        let Some(place) = place else {
-            return Err(EvalAltResult::ErrorArrayBounds(len, index, Position::NONE).into());
-        };
-        if unchanged(old.as_ref(), &value) {
-            return Ok(());
-        }
-        make_writable(args[0])?;
-        if let Some(mut array) = args[0].write_lock::<Array>()
-            && let Some(slot) = array.get_mut(place)
-        {
-            *slot = value;
-        }
-        Ok(())
-    });
+        None => (0, None, None),
+    };
+    let Some(place) = place else {
+        return Err(EvalAltResult::ErrorArrayBounds(len, index, Position::NONE).into());
+    };
+    if unchanged(old.as_ref(), &value) {
+        return Ok(());
+    }
+    make_writable(args[0], INDEX_SET)?;
+    if let Some(mut array) = args[0].write_lock::<Array>()
+        && let Some(slot) = array.get_mut(place)
+    {
+        *slot = value;
+    }
+    Ok(())
 }
 
 /// For every standard function that takes maps or arrays: one that takes views in their places.
@@ -329,7 +348,7 @@ fn adapt(engine: &mut Engine, name: &str, signature: &[TypeId], views: Vec<usize
             return for_each(&ctx, args);
         }
         if changing {
-            make_writable(args[0])?;
+            make_writable(args[0], &function)?;
             return ctx.call_native_fn_raw(&function, true, args);
         }
         let mut first = thaw(args[0])?;
@@ -354,6 +373,7 @@ fn for_each(ctx: &NativeCallContext, args: &mut [&mut Dynamic]) -> Fallible<Dyna
         _ => false,
     };
     if !same {
+        make_writable(args[0], "for_each")?;
         *args[0] = copy;
     }
     Ok(result)

@@ -66,26 +66,31 @@ pub enum TemplateError {
         known: &'static str,
     },
     /// `{` without `}`.
-    #[error("{key} has an opening brace without a closing one")]
+    #[error("{key} has an opening brace without a closing one; close it, as in {{timestamp}}")]
     Brace {
         /// `template` or `content`.
         key: &'static str,
     },
     /// The signature is missing from the header.
-    #[error("template must hold {{signature}} once, such as \"t={{timestamp}},v1={{signature}}\"")]
+    #[error("template must hold {{signature}} once; write for example \"t={{timestamp}},v1={{signature}}\"")]
     NoSignature,
     /// The body would not be covered.
-    #[error("content must hold {{body}}, else anybody could change it; such as \"{{timestamp}}.{{body}}\"")]
+    #[error("content must hold {{body}}, else anybody could change it; write for example \"{{timestamp}}.{{body}}\"")]
     NoBody,
     /// Not a header value.
-    #[error("template holds a character that a header value cannot carry; use visible ASCII")]
+    #[error("template holds a character that a header value cannot carry, or a blank at its end; use visible ASCII")]
     Characters,
     /// No secret given.
     #[error("secrets is empty; scheme hmac needs at least one")]
     NoSecret,
     /// One of the secrets is no key.
-    #[error("{0}")]
-    Key(#[from] KeyError),
+    #[error("{error}")]
+    Key {
+        /// Which one, from 0.
+        index: usize,
+        /// What is wrong with it.
+        error: KeyError,
+    },
 }
 
 /// The `hmac` scheme, as configured.
@@ -128,36 +133,46 @@ const TAKEN: [&str; 12] = [
 ];
 
 impl HmacScheme {
-    /// Checks a template and its secrets. A `whsec_` secret is decoded, any other is the key as written.
-    pub fn new(template: HmacTemplate<'_>, secrets: &[Secret]) -> Result<Self, TemplateError> {
-        let header = HeaderName::from_bytes(template.header.as_bytes())
-            .map_err(|_| TemplateError::Header(template.header.to_owned()))?;
-        if TAKEN.contains(&header.as_str()) {
-            return Err(TemplateError::Taken(template.header.to_owned()));
+    /// Checks a template and its secrets; all mistakes come back together. A `whsec_` secret is decoded, any other is
+    /// the key as written.
+    pub fn new(template: HmacTemplate<'_>, secrets: &[Secret]) -> Result<Self, Vec<TemplateError>> {
+        let mut mistakes = Vec::new();
+        let header = HeaderName::from_bytes(template.header.as_bytes()).ok();
+        match &header {
+            None => mistakes.push(TemplateError::Header(template.header.to_owned())),
+            Some(name) if TAKEN.contains(&name.as_str()) => {
+                mistakes.push(TemplateError::Taken(template.header.to_owned()));
+            }
+            Some(_) => {}
         }
-        let (before, prefix, after) = split_template(template.template)?;
-        let content = parts("content", template.content)?;
-        if !content.contains(&Part::Body) {
-            return Err(TemplateError::NoBody);
+        let (before, prefix, after) = split_template(template.template, &mut mistakes);
+        let others = mistakes.len();
+        let content = parts("content", template.content, &mut mistakes);
+        if !content.contains(&Part::Body) && mistakes.len() == others {
+            mistakes.push(TemplateError::NoBody);
         }
         let algorithm = match template.algorithm {
             Algorithm::Sha256 => hmac::HMAC_SHA256,
             Algorithm::Sha512 => hmac::HMAC_SHA512,
         };
         if secrets.is_empty() {
-            return Err(TemplateError::NoSecret);
+            mistakes.push(TemplateError::NoSecret);
         }
         let mut keys = Vec::with_capacity(secrets.len());
-        for secret in secrets {
-            if secret.expose().is_empty() {
-                return Err(KeyError::Empty.into());
+        for (index, secret) in secrets.iter().enumerate() {
+            let key = if secret.expose().is_empty() { Err(KeyError::Empty) } else { whsec_bytes(secret) };
+            match key {
+                Ok(Some(bytes)) => keys.push(hmac::Key::new(algorithm, &bytes)),
+                Ok(None) => keys.push(hmac::Key::new(algorithm, secret.expose().as_bytes())),
+                Err(error) => mistakes.push(TemplateError::Key { index, error }),
             }
-            keys.push(match whsec_bytes(secret)? {
-                Some(bytes) => hmac::Key::new(algorithm, &bytes),
-                None => hmac::Key::new(algorithm, secret.expose().as_bytes()),
-            });
         }
-        Ok(Self { header, encoding: template.encoding, before, prefix, after, content, keys })
+        match header {
+            Some(header) if mistakes.is_empty() => {
+                Ok(Self { header, encoding: template.encoding, before, prefix, after, content, keys })
+            }
+            _ => Err(mistakes),
+        }
     }
 
     /// The header that carries the signature.
@@ -223,13 +238,20 @@ fn text_into(parts: &[Part], out: &mut String, id: &str, timestamp_secs: i64) {
 }
 
 /// Around `{signature}`: what comes before, what is repeated with it (back to the last separator), what follows.
-fn split_template(template: &str) -> Result<(Vec<Part>, String, Vec<Part>), TemplateError> {
+fn split_template(template: &str, mistakes: &mut Vec<TemplateError>) -> (Vec<Part>, String, Vec<Part>) {
+    let others = mistakes.len();
     if !template.bytes().all(|b| (b' '..=b'~').contains(&b)) || template.trim() != template {
-        return Err(TemplateError::Characters);
+        mistakes.push(TemplateError::Characters);
     }
-    let mut before = parts("template", template)?;
+    let mut before = parts("template", template, mistakes);
     let mut places = before.iter().enumerate().filter(|(_, part)| **part == Part::Signature).map(|(i, _)| i);
-    let (Some(at), None) = (places.next(), places.next()) else { return Err(TemplateError::NoSignature) };
+    let (Some(at), None) = (places.next(), places.next()) else {
+        // A misspelt placeholder may be the one that is missing; that is told already.
+        if mistakes.len() == others {
+            mistakes.push(TemplateError::NoSignature);
+        }
+        return (before, String::new(), Vec::new());
+    };
     let after = before.split_off(at + 1);
     before.truncate(at);
     let mut prefix = String::new();
@@ -237,46 +259,49 @@ fn split_template(template: &str) -> Result<(Vec<Part>, String, Vec<Part>), Temp
         let cut = text.rfind([',', ';', ' ']).map_or(0, |i| i + 1);
         prefix = text.split_off(cut);
     }
-    Ok((before, prefix, after))
+    (before, prefix, after)
 }
 
-fn parts(key: &'static str, text: &str) -> Result<Vec<Part>, TemplateError> {
+fn parts(key: &'static str, text: &str, mistakes: &mut Vec<TemplateError>) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut rest = text;
     while let Some(open) = rest.find('{') {
         if open > 0 {
             parts.push(Part::Text(rest[..open].to_owned()));
         }
-        let close = rest[open..].find('}').ok_or(TemplateError::Brace { key })? + open;
+        let Some(close) = rest[open..].find('}').map(|close| close + open) else {
+            mistakes.push(TemplateError::Brace { key });
+            return parts;
+        };
         let name = &rest[open + 1..close];
-        parts.push(match (name, key) {
-            ("timestamp", _) => Part::Timestamp,
-            ("timestamp_ms", _) => Part::TimestampMillis,
-            ("id", _) => Part::Id,
-            ("body", "content") => Part::Body,
-            ("signature", "template") => Part::Signature,
+        match (name, key) {
+            ("timestamp", _) => parts.push(Part::Timestamp),
+            ("timestamp_ms", _) => parts.push(Part::TimestampMillis),
+            ("id", _) => parts.push(Part::Id),
+            ("body", "content") => parts.push(Part::Body),
+            ("signature", "template") => parts.push(Part::Signature),
             _ => {
                 let known = if key == "content" {
                     "{timestamp}, {timestamp_ms}, {id}, {body}"
                 } else {
                     "{timestamp}, {timestamp_ms}, {id}, {signature}"
                 };
-                return Err(TemplateError::Placeholder { key, name: name.to_owned(), known });
+                mistakes.push(TemplateError::Placeholder { key, name: name.to_owned(), known });
             }
-        });
+        }
         rest = &rest[close + 1..];
     }
     if !rest.is_empty() {
         parts.push(Part::Text(rest.to_owned()));
     }
-    Ok(parts)
+    parts
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn scheme(header: &str, template: &str, content: &str, secrets: &[&str]) -> Result<HmacScheme, TemplateError> {
+    fn scheme(header: &str, template: &str, content: &str, secrets: &[&str]) -> Result<HmacScheme, Vec<TemplateError>> {
         let secrets: Vec<Secret> = secrets.iter().map(|s| Secret::new(*s)).collect();
         let (algorithm, encoding) = (Algorithm::Sha256, Encoding::Hex);
         HmacScheme::new(HmacTemplate { header, algorithm, encoding, template, content }, &secrets)
@@ -370,8 +395,21 @@ mod tests {
             ("X-S", "{signature}", "{body}", &["whsec_!!"], "what follows whsec_ is not base64"),
         ];
         for (header, template, content, secrets, expected) in cases {
-            let error = scheme(header, template, content, secrets).err().expect(expected).to_string();
-            assert!(error.contains(expected), "{error}");
+            let errors = scheme(header, template, content, secrets).err().expect(expected);
+            let [error] = &errors[..] else { panic!("one mistake, {} are told: {errors:?}", errors.len()) };
+            assert!(error.to_string().contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn all_mistakes_come_together() {
+        let errors = scheme("Host", "{sig},{x}", "{timestamp", &["", "k", "whsec_!!"]).err().expect("mistakes");
+        let told: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let wanted = ["\"Host\"", "{sig}", "{x}", "content has an opening", "secret is empty", "not base64"];
+        assert_eq!(told.len(), wanted.len(), "{told:?}");
+        for (told, wanted) in told.iter().zip(wanted) {
+            assert!(told.contains(wanted), "{told}");
+        }
+        assert!(matches!(errors[5], TemplateError::Key { index: 2, .. }));
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::problem::{Item, Problem};
 use super::{Accepted, HttpSettings, Items, Refusal, Sink};
-use crate::event::{Incoming, ItemError, Json, Kind};
+use crate::event::{Incoming, ItemError, Json, Kind, trace};
 use crate::limits;
 use crate::telemetry::ingest::EventRejected;
 
@@ -82,10 +82,6 @@ impl<S: Sink> HttpSource<S> {
                 vec![Incoming::read_binary(&attributes, data.as_ref())]
             }
         };
-        if items.len() > limits::EVENTS_PER_REQUEST {
-            let detail = format!("{} events in one request; at most {}", items.len(), limits::EVENTS_PER_REQUEST);
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "too many events", detail));
-        }
         let items = all_or_problem(items)?;
         if items.is_empty() {
             return Ok(Accepted { accepted: 0, duplicates: 0, ids: Vec::new() });
@@ -169,10 +165,12 @@ fn media_of(headers: &HeaderMap) -> Result<Media, Problem> {
     {
         return Err(unsupported(format!("content-encoding {encoding:?} is not read; send the body as it is")));
     }
-    let essence = match headers.get(header::CONTENT_TYPE) {
-        None => String::new(),
-        Some(value) => value.to_str().unwrap_or("?").split(';').next().unwrap_or_default().trim().to_ascii_lowercase(),
-    };
+    let written = headers.get(header::CONTENT_TYPE).map_or("", |value| value.to_str().unwrap_or("?"));
+    let (essence, parameters) = written.split_once(';').unwrap_or((written, ""));
+    let essence = essence.trim().to_ascii_lowercase();
+    if let Some(charset) = charset_of(parameters).filter(|c| !matches!(c.as_str(), "utf-8" | "utf8" | "us-ascii")) {
+        return Err(unsupported(format!("charset {charset:?} is not read; send JSON as UTF-8")));
+    }
     if headers.contains_key("ce-specversion") {
         if !essence.is_empty() && !is_json(&essence) {
             return Err(unsupported(format!("a CloudEvent's data must be JSON here, not {essence:?}")));
@@ -189,6 +187,15 @@ fn media_of(headers: &HeaderMap) -> Result<Media, Problem> {
     }
 }
 
+/// The charset among the parameters of a media type (RFC 9110, section 8.3), in lower case.
+fn charset_of(parameters: &str) -> Option<String> {
+    parameters.split(';').find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        let value = value.trim().trim_matches('"');
+        name.trim().eq_ignore_ascii_case("charset").then(|| value.to_ascii_lowercase())
+    })
+}
+
 fn is_json(essence: &str) -> bool {
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
@@ -203,15 +210,10 @@ fn binary_attributes(headers: &HeaderMap) -> Vec<(String, String)> {
     attributes.take(64).collect()
 }
 
-/// W3C Trace Context, version 00; anything else is not handed on.
+/// The request's trace context; what is none is not handed on.
 fn traceparent_of(headers: &HeaderMap) -> Option<Arc<str>> {
     let value = headers.get("traceparent")?.to_str().ok()?;
-    let parts: Vec<&str> = value.split('-').collect();
-    let hex = |s: &str, n: usize| s.len() == n && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    let [version, trace, span, flags] = parts[..] else { return None };
-    let zero = |s: &str| s.bytes().all(|b| b == b'0');
-    let valid = version == "00" && hex(trace, 32) && hex(span, 16) && hex(flags, 2) && !zero(trace) && !zero(span);
-    valid.then(|| Arc::from(value))
+    trace::parse(value).map(|_| Arc::from(value))
 }
 
 type Read = Result<Incoming, Vec<ItemError>>;
@@ -219,6 +221,9 @@ type Read = Result<Incoming, Vec<ItemError>>;
 fn split_json(body: Bytes) -> Result<Vec<Read>, Problem> {
     let root = Json::parse(body).map_err(|e| malformed(0, &e))?;
     if root.kind() == Kind::Array {
+        if root.len() > limits::EVENTS_PER_REQUEST {
+            return Err(too_many());
+        }
         return Ok(root.items().map(|item| Incoming::read(&item)).collect());
     }
     Ok(vec![Incoming::read(&root)])
@@ -230,6 +235,9 @@ fn split_lines(body: &Bytes) -> Result<Vec<Read>, Problem> {
         let trimmed = line.trim_ascii();
         if trimmed.is_empty() {
             continue;
+        }
+        if items.len() == limits::EVENTS_PER_REQUEST {
+            return Err(too_many());
         }
         let item = Json::parse(body.slice_ref(trimmed)).map_err(|e| malformed(items.len(), &e))?;
         items.push(Incoming::read(&item));
@@ -272,6 +280,12 @@ fn malformed(index: usize, error: &crate::event::JsonError) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "malformed", "not JSON", detail).items(vec![item])
 }
 
+/// Told before any of them is read: what is wrong with millions of items would take far more room than the items.
+fn too_many() -> Problem {
+    let detail = format!("more than {} events in one request; send them in several", limits::EVENTS_PER_REQUEST);
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "too many events", detail)
+}
+
 fn too_large(limit: u64) -> Problem {
     let detail = format!("the body is larger than limits.body ({limit} bytes)");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "body too large", detail)
@@ -280,9 +294,16 @@ fn too_large(limit: u64) -> Problem {
 fn refused(refusal: Refusal) -> Problem {
     let unavailable = StatusCode::SERVICE_UNAVAILABLE;
     match refusal {
-        Refusal::IdConflict { index, detail } => {
-            let item = Item { index, pointer: "/id".into(), reason: "id_conflict".into() };
-            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "id_conflict", "id conflict", detail).items(vec![item])
+        Refusal::IdConflict { items, detail } => {
+            let item = |index| Item { index, pointer: "/id".into(), reason: "id_conflict".into() };
+            let items = items.into_iter().map(item).collect();
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "id_conflict", "id conflict", detail).items(items)
+        }
+        Refusal::TooLarge { index, detail } => {
+            let item = Item { index, pointer: "/conversation".into(), reason: "conversation_too_large".into() };
+            let detail = format!("item {index}: {detail}; nothing was stored");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "conversation_too_large", "conversation too large", detail)
+                .items(vec![item])
         }
         Refusal::Full { detail, retry_after } => {
             Problem::new(unavailable, "full", "outbox full", detail).retry_after(retry_after.as_secs())
@@ -294,179 +315,4 @@ fn refused(refusal: Refusal) -> Problem {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-    use std::time::Duration;
-
-    use super::*;
-    use crate::secret::Secret;
-
-    #[derive(Default)]
-    struct Probe {
-        token: Option<Secret>,
-        refuse: Option<Refusal>,
-        got: Mutex<Vec<Items>>,
-    }
-
-    impl Sink for Probe {
-        async fn accept(&self, items: Items) -> Result<Accepted, Refusal> {
-            if let Some(refusal) = &self.refuse {
-                return Err(refusal.clone());
-            }
-            let ids = items.items.iter().map(|i| i.id.as_deref().unwrap_or("made").to_owned()).collect();
-            let accepted = items.items.len();
-            self.got.lock().unwrap().push(items);
-            Ok(Accepted { accepted, duplicates: 0, ids })
-        }
-
-        fn http_settings(&self, _: &str) -> HttpSettings {
-            HttpSettings { body_bytes: 1000, token: self.token.clone(), namespace: "".into() }
-        }
-    }
-
-    async fn ask(sink: Probe, request: http::request::Builder, body: &str) -> (u16, serde_json::Value, Arc<Probe>) {
-        let sink = Arc::new(sink);
-        let source = HttpSource::new("events".into(), Arc::clone(&sink));
-        let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
-        let response = source.handle(request).await;
-        let status = response.status().as_u16();
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        (status, serde_json::from_slice(&body).unwrap_or_default(), sink)
-    }
-
-    fn post(media: &str) -> http::request::Builder {
-        let request = Request::post("/v1/events");
-        if media.is_empty() { request } else { request.header("content-type", media) }
-    }
-
-    #[tokio::test]
-    async fn good_requests_are_acknowledged() {
-        let event = r#"{"id":"e1","type":"x.y"}"#;
-        for (media, body, ids) in [
-            ("application/json", event.to_owned(), vec!["e1"]),
-            ("", event.to_owned(), vec!["e1"]),
-            ("application/json; charset=utf-8", format!("[{event},{{\"type\":\"z\"}}]"), vec!["e1", "made"]),
-            ("application/x-ndjson", format!("\n{event}\r\n\n{event}\n"), vec!["e1", "e1"]),
-            ("application/json", "[]".to_owned(), vec![]),
-            ("application/x-ndjson", "\n".to_owned(), vec![]),
-            (
-                "application/cloudevents+json",
-                r#"{"specversion":"1.0","id":"e2","source":"s","type":"t"}"#.to_owned(),
-                vec!["e2"],
-            ),
-        ] {
-            let (status, answer, _) = ask(Probe::default(), post(media), &body).await;
-            assert_eq!(status, 202, "{media} {body}: {answer}");
-            assert_eq!(answer["ids"], serde_json::json!(ids), "{media} {body}");
-            assert_eq!(answer["accepted"], ids.len());
-        }
-    }
-
-    #[tokio::test]
-    async fn binary_cloud_events_and_trace_context_are_read() {
-        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let request = post("application/json")
-            .header("ce-specversion", "1.0")
-            .header("ce-type", "conversation.begin")
-            .header("ce-source", "bot%20one")
-            .header("ce-id", "e3")
-            .header("ce-subject", "c1")
-            .header("traceparent", trace);
-        let (status, answer, sink) = ask(Probe::default(), request, r#"{"argument":{"a":1}}"#).await;
-        assert_eq!((status, &answer["ids"][0]), (202, &serde_json::json!("e3")));
-        let got = sink.got.lock().unwrap();
-        assert_eq!(got[0].traceparent.as_deref(), Some(trace));
-        assert_eq!(got[0].items[0].conversation.as_deref(), Some("c1"));
-        assert_eq!(got[0].items[0].identity, crate::event::Identity::Source("bot one".into()));
-    }
-
-    #[tokio::test]
-    async fn bad_requests_say_what_is_wrong() {
-        let long = format!("\"{}\"", "x".repeat(1000));
-        let cases = [
-            (
-                post("application/json"),
-                "{",
-                400,
-                "item 0 is not JSON: EOF while parsing an object at line 1, column 2; nothing was stored",
-            ),
-            (
-                post("application/x-ndjson"),
-                "{\"type\":\"a\"}\n{\"ty",
-                400,
-                "item 1 is not JSON: EOF while parsing a string at line 1, column 5; nothing was stored",
-            ),
-            (
-                post("application/json"),
-                "7",
-                422,
-                "1 of 1 items are no events; nothing was stored. The first: item 0, \"\": must be an object, not a number",
-            ),
-            (
-                post("application/json"),
-                "[{\"type\":\"a\"},{\"type\":\"conversation.begin\"}]",
-                422,
-                "1 of 2 items are no events; nothing was stored. The first: item 1, \"/conversation/id\": required",
-            ),
-            (post("application/json"), long.as_str(), 413, "the body is larger than limits.body (1000 bytes)"),
-            (
-                post("text/csv"),
-                "a",
-                415,
-                "\"text/csv\" is not read; use application/json, application/x-ndjson or application/cloudevents+json",
-            ),
-            (
-                post("application/json").header("content-encoding", "gzip"),
-                "a",
-                415,
-                "content-encoding \"gzip\" is not read; send the body as it is",
-            ),
-            (Request::get("/v1/events"), "", 405, "use POST"),
-            (Request::post("/v1/health"), "", 405, "use GET, HEAD"),
-            (Request::post("/events"), "", 404, "there is nothing at \"/events\"; events go to POST /v1/events"),
-        ];
-        for (request, body, status, detail) in cases {
-            let (got, answer, sink) = ask(Probe::default(), request, body).await;
-            assert_eq!((got, answer["detail"].as_str().unwrap_or_default()), (status, detail), "{body}");
-            assert_eq!(answer["status"], status);
-            assert!(sink.got.lock().unwrap().is_empty(), "nothing reaches the sink: {body}");
-        }
-    }
-
-    #[tokio::test]
-    async fn at_most_twenty_bad_items_are_listed() {
-        let body = format!("[{}]", vec!["{}"; 50].join(","));
-        let (status, answer, _) = ask(Probe::default(), post("application/json"), &body).await;
-        assert_eq!((status, answer["errors"].as_array().map(Vec::len)), (422, Some(20)));
-        assert_eq!(answer["errors"][19], serde_json::json!({"index": 19, "pointer": "/type", "reason": "required"}));
-        assert!(answer["detail"].as_str().unwrap().starts_with("50 of 50 items"));
-    }
-
-    #[tokio::test]
-    async fn tokens_are_wanted_where_configured() {
-        let probe = || Probe { token: Some(Secret::new("t0k")), ..Probe::default() };
-        for (header, status) in
-            [(None, 401), (Some("Bearer nope"), 401), (Some("Basic t0k"), 401), (Some("bearer t0k"), 202)]
-        {
-            let mut request = post("application/json");
-            if let Some(header) = header {
-                request = request.header("authorization", header);
-            }
-            let (got, answer, _) = ask(probe(), request, r#"{"type":"a"}"#).await;
-            assert_eq!(got, status, "{header:?}");
-            assert!(!answer.to_string().contains("t0k"));
-        }
-    }
-
-    #[tokio::test]
-    async fn refusals_carry_their_status() {
-        let full = Refusal::Full { detail: "full".into(), retry_after: Duration::from_secs(5) };
-        let (status, answer, _) =
-            ask(Probe { refuse: Some(full), ..Probe::default() }, post(""), r#"{"type":"a"}"#).await;
-        assert_eq!((status, &answer["type"]), (503, &serde_json::json!("urn:sidehook:problem:full")));
-        let conflict = Refusal::IdConflict { index: 0, detail: "taken".into() };
-        let (status, answer, _) =
-            ask(Probe { refuse: Some(conflict), ..Probe::default() }, post(""), r#"{"type":"a"}"#).await;
-        assert_eq!((status, &answer["errors"][0]["reason"]), (422, &serde_json::json!("id_conflict")));
-    }
-}
+mod tests;

@@ -40,6 +40,13 @@ pub struct Accepted {
 pub enum Refusal {
     /// The same id came before with another type or conversation.
     IdConflict {
+        /// Which items, in order; at most [`crate::limits::PROBLEM_ERRORS`] of them.
+        items: Vec<usize>,
+        /// What to tell the sender.
+        detail: String,
+    },
+    /// A conversation would become larger than what is assembled.
+    TooLarge {
         /// Which item.
         index: usize,
         /// What to tell the sender.

@@ -79,6 +79,22 @@ impl ReloadUnchanged {
     }
 }
 
+/// Trying kept events in a new generation took too long; the rest was left out.
+pub struct CanaryCutShort {
+    /// Events that were tried.
+    pub tried: usize,
+    /// Events that should have been.
+    pub events: usize,
+}
+
+impl CanaryCutShort {
+    /// Writes the log line.
+    pub fn emit(self) {
+        let Self { tried, events } = self;
+        tracing::warn!(tried, events, "the canary took too long; the remaining kept events were not tried");
+    }
+}
+
 /// The system does not tell of changes; the poll finds them.
 pub struct WatchFailed<'a> {
     /// What the system said.

@@ -10,7 +10,7 @@ pub struct Attempted<'a> {
     pub webhook: &'a Arc<str>,
     /// The `webhook-id`.
     pub delivery: &'a str,
-    /// Status code as text, or `timeout`, `connect`, `tls`, `reset`, `denied`.
+    /// Status code as text, or `timeout`, `connect`, `tls`, `reset`, `denied`, `auth`.
     pub status: String,
     /// What went wrong, for a person.
     pub error: Option<&'a str>,

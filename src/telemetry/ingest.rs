@@ -37,7 +37,8 @@ impl EventAccepted<'_> {
 pub struct EventRejected<'a> {
     /// Name of its source.
     pub source: &'a str,
-    /// `malformed`, `invalid`, `id_conflict`, `too_large`, `media_type`, `unauthorized`, `full`, `failed`.
+    /// `malformed`, `invalid`, `id_conflict`, `too_large`, `conversation_too_large`, `media_type`, `unauthorized`,
+    /// `full`, `failed`.
     pub reason: &'static str,
     /// For the log: what the sender was told.
     pub detail: &'a str,
@@ -65,6 +66,50 @@ impl NotDelivered<'_> {
     pub fn emit(self) {
         metrics::counter!("sidehook_deliveries_total", "webhook" => self.webhook.to_owned(), "outcome" => self.outcome)
             .increment(1);
+    }
+}
+
+/// Some of sidehook's own events could not be stored.
+pub struct OwnEventsLost<'a> {
+    /// How many.
+    pub events: usize,
+    /// What the outbox said.
+    pub error: &'a str,
+}
+
+impl OwnEventsLost<'_> {
+    /// Writes the log line.
+    pub fn emit(self) {
+        tracing::warn!(events = self.events, error = self.error, "events about sidehook itself could not be stored");
+    }
+}
+
+/// Conversation state in memory was full.
+pub struct ConversationsForgotten {
+    /// How many conversations are left.
+    pub left: usize,
+}
+
+impl ConversationsForgotten {
+    /// Writes the log line.
+    pub fn emit(self) {
+        tracing::warn!(
+            left = self.left,
+            "conversation state in memory is full; the quietest conversations lost theirs (`conversations: {{state: durable}}` keeps it on disk)"
+        );
+    }
+}
+
+/// Waiting events could not be read or released.
+pub struct WaitsFailed<'a> {
+    /// Why.
+    pub error: &'a str,
+}
+
+impl WaitsFailed<'_> {
+    /// Writes the log line.
+    pub fn emit(self) {
+        tracing::warn!(error = self.error, "events that wait for analysis could not be released; trying again");
     }
 }
 

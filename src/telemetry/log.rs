@@ -1,8 +1,11 @@
 //! Where log lines go: standard error, as lines on a terminal and as JSON otherwise.
 
+use std::fmt;
 use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 /// `--log-format`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -15,11 +18,25 @@ pub enum LogFormat {
     Json,
 }
 
-/// Installs the process's log. `RUST_LOG` filters it, `level` by default. A second call changes nothing.
-pub fn init(format: LogFormat, level: &str) {
+/// When a line was written, in the form that everything else of sidehook has.
+struct Stamp(fn() -> String);
+
+impl FormatTime for Stamp {
+    fn format_time(&self, out: &mut Writer<'_>) -> fmt::Result {
+        out.write_str(&(self.0)())
+    }
+}
+
+/// Installs the process's log. `RUST_LOG` filters it, `level` by default; `now` gives a line's time as text. A second
+/// call changes nothing.
+pub fn init(format: LogFormat, level: &str, now: fn() -> String) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let terminal = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_timer(Stamp(now));
     let json = match format {
         LogFormat::Auto => !terminal,
         LogFormat::Text => false,

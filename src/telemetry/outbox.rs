@@ -83,18 +83,87 @@ impl Purged {
     }
 }
 
-/// Pending begins that gave way because the outbox was full.
-pub struct BeginsDropped {
-    /// How many.
-    pub deliveries: u64,
+/// A pending begin was given up because the end of its conversation is delivered.
+pub struct Superseded<'a> {
+    /// Webhook name.
+    pub webhook: &'a std::sync::Arc<str>,
 }
 
-impl BeginsDropped {
-    /// Says so.
+impl Superseded<'_> {
+    /// Log and metric.
+    pub fn emit(&self) {
+        tracing::info!(webhook = %self.webhook, "a begin is dead (superseded): the end of its conversation is delivered");
+        metrics::counter!("sidehook_deliveries_total", "webhook" => self.webhook.clone(), "outcome" => "dead")
+            .increment(1);
+    }
+}
+
+/// Pending begins that gave way because the outbox was full.
+pub struct BeginsDropped<'a> {
+    /// The webhook of each.
+    pub webhooks: &'a [std::sync::Arc<str>],
+}
+
+impl BeginsDropped<'_> {
+    /// Log and metric.
     pub fn emit(&self) {
         tracing::warn!(
-            deliveries = self.deliveries,
+            deliveries = self.webhooks.len(),
             "the outbox is full: pending conversation.begin deliveries became dead (outbox_full)"
         );
+        for webhook in self.webhooks {
+            metrics::counter!("sidehook_deliveries_total", "webhook" => webhook.clone(), "outcome" => "dead")
+                .increment(1);
+        }
+    }
+}
+
+/// Something that is sealed could not be opened, and is done without.
+pub struct Unreadable<'a> {
+    /// What it is.
+    pub what: &'a str,
+    /// The delivery or event, where it is known.
+    pub id: Option<&'a str>,
+    /// Why.
+    pub why: &'a str,
+}
+
+impl Unreadable<'_> {
+    /// Says so.
+    pub fn emit(&self) {
+        tracing::error!(id = self.id, reason = self.why, "{} cannot be read from the outbox", self.what);
+    }
+}
+
+/// A delivery was given up because its payload cannot be read.
+pub struct UnreadableDelivery<'a> {
+    /// Webhook name.
+    pub webhook: &'a std::sync::Arc<str>,
+    /// The `webhook-id`.
+    pub delivery: &'a str,
+    /// Why.
+    pub reason: &'a str,
+}
+
+impl UnreadableDelivery<'_> {
+    /// Log and metric.
+    pub fn emit(&self) {
+        let Self { webhook, delivery, reason } = self;
+        tracing::error!(%webhook, delivery, reason, "a delivery is dead: its payload cannot be read from the outbox");
+        metrics::counter!("sidehook_deliveries_total", "webhook" => (*webhook).clone(), "outcome" => "dead")
+            .increment(1);
+    }
+}
+
+/// New keys of `outbox.encryption_key` could not be taken over.
+pub struct KeysRefused<'a> {
+    /// Why.
+    pub error: &'a str,
+}
+
+impl KeysRefused<'_> {
+    /// Says so.
+    pub fn emit(&self) {
+        tracing::error!(error = self.error, "the outbox goes on with the keys it has");
     }
 }

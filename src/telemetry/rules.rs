@@ -20,23 +20,18 @@ impl RuleRan<'_> {
     }
 }
 
-/// A rule failed for one event.
+/// A rule failed for one event. The log line is that of `ingest`, which knows for which webhook.
 pub struct RuleFailed<'a> {
     /// File name without suffix; `when` for an expression.
     pub rule: &'a str,
     /// The kind of error.
     pub kind: &'static str,
-    /// The event's id.
-    pub event: &'a str,
-    /// Where and what.
-    pub error: &'a str,
 }
 
 impl RuleFailed<'_> {
     /// States the fact.
     pub fn emit(&self) {
         counter!("sidehook_rule_errors_total", "rule" => self.rule.to_owned(), "kind" => self.kind).increment(1);
-        warn!(rule = self.rule, kind = self.kind, event = self.event, "rule failed: {}", self.error);
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub use cli::{cli, cli_in};
 pub use client::{Answer, Connection};
-pub use receiver::{Body, Received, Receiver, Reply};
+pub use receiver::{Body, Received, Receiver, Reply, Shown};
 pub use sidehook::Sidehook;
 
 /// How long a condition may take to come true on a busy machine.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -39,6 +39,8 @@ pub struct Received {
     pub body: Bytes,
     /// When its head was in.
     pub at: Instant,
+    /// The status of the answer it got; `None` where that had no end, or no head.
+    pub answered: Option<u16>,
 }
 
 impl Received {
@@ -71,6 +73,8 @@ pub enum Body {
     Whole(Bytes),
     /// A byte every 50 ms, for so many bytes.
     Drip(usize),
+    /// A byte every second, for ever.
+    Trickle,
     /// 16 KiB chunks as fast as they are taken, for ever.
     Endless,
     /// No head either: the connection is closed.
@@ -124,6 +128,8 @@ pub struct Receiver {
     pub address: SocketAddr,
     shared: Arc<Shared>,
     tls: TlsAcceptor,
+    ca: Authority,
+    mutual: bool,
     ca_file: PathBuf,
     _dir: tempfile::TempDir,
     serving: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -132,30 +138,52 @@ pub struct Receiver {
 impl Receiver {
     /// Serves on an address of its own, with a certificate for it and for `localhost`.
     pub async fn start() -> Self {
+        Self::start_with(false).await
+    }
+
+    /// Serves only those who show a certificate of its CA: with the files of one and of its key.
+    pub async fn start_mutual() -> (Self, PathBuf, PathBuf) {
+        let receiver = Self::start_with(true).await;
+        let file = |name: &str| receiver.ca_file.with_file_name(name);
+        let (cert, key) = (file("client.pem"), file("client.key"));
+        (receiver, cert, key)
+    }
+
+    async fn start_with(mutual: bool) -> Self {
         let ip = own_address();
         let dir = tempfile::tempdir().unwrap();
         let ca_file = dir.path().join("ca.pem");
-        let (ca, chain, key) = certificates(&ip.to_string());
-        std::fs::write(&ca_file, ca).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let ca = Authority::new();
+        let (client, client_key) = ca.client();
+        std::fs::write(&ca_file, ca.0.pem()).unwrap();
+        std::fs::write(dir.path().join("client.pem"), client).unwrap();
+        std::fs::write(dir.path().join("client.key"), client_key).unwrap();
         let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let receiver = Self {
             address: listener.local_addr().unwrap(),
             shared: Arc::new(Shared { state: Mutex::default(), changed: watch::Sender::new(()) }),
-            tls: TlsAcceptor::from(Arc::new(config)),
+            tls: ca.acceptor(&Shown::good(ip.into()), mutual),
+            ca,
+            mutual,
             ca_file,
             _dir: dir,
             serving: Mutex::default(),
         };
         receiver.serve(listener);
         receiver
+    }
+
+    /// Shows this certificate from the next [`Receiver::resume`] on.
+    pub fn show(&mut self, shown: &Shown) {
+        self.tls = self.ca.acceptor(shown, self.mutual);
+    }
+
+    /// Goes to another address, with a certificate for it: nobody answers at the old one any more.
+    pub async fn move_to(&mut self, ip: IpAddr) {
+        self.stop().await;
+        self.address.set_ip(ip);
+        self.show(&Shown::good(ip));
+        self.resume().await;
     }
 
     fn serve(&self, listener: TcpListener) {
@@ -223,6 +251,11 @@ impl Receiver {
         self.shared.state.lock().unwrap().requests.iter().filter(|r| r.path == path).cloned().collect()
     }
 
+    /// How many requests this path has received so far.
+    pub fn count(&self, path: &str) -> usize {
+        self.shared.state.lock().unwrap().scripts.get(path).map_or(0, |(asked, _)| *asked)
+    }
+
     /// Everything received so far, by all paths.
     pub fn all(&self) -> Vec<Received> {
         self.shared.state.lock().unwrap().requests.clone()
@@ -281,7 +314,7 @@ async fn answer(
     let at = Instant::now();
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
-    let received = Received {
+    let mut received = Received {
         method: head.method.to_string(),
         path: head.uri.path().to_owned(),
         query: head.uri.query().unwrap_or_default().to_owned(),
@@ -289,6 +322,7 @@ async fn answer(
         headers: head.headers,
         body,
         at,
+        answered: None,
     };
     let reply = {
         let mut state = shared.state.lock().unwrap();
@@ -296,6 +330,8 @@ async fn answer(
         let before = *asked;
         *asked += 1;
         let reply = script.as_ref().map_or_else(|| Reply::status(200), |script| script(&received, before));
+        // sidehook reads 4 KiB of a body without end and has its answer.
+        received.answered = matches!(reply.body, Body::Whole(_) | Body::Endless).then_some(reply.status);
         state.requests.push(received);
         reply
     };
@@ -303,6 +339,7 @@ async fn answer(
     tokio::time::sleep(reply.delay).await;
     let body: BoxBody<Bytes, Infallible> = match reply.body {
         Body::Whole(bytes) => Full::new(bytes).boxed(),
+        Body::Trickle => chunks(Bytes::from_static(b"."), Duration::from_secs(1), usize::MAX),
         Body::Drip(count) => chunks(Bytes::from_static(b"."), Duration::from_millis(50), count),
         Body::Endless => chunks(Bytes::from_static(&[b'x'; 16 * 1024]), Duration::ZERO, usize::MAX),
         Body::Reset => return Err(std::io::Error::other("reset, as the test wants it")),
@@ -336,15 +373,60 @@ fn chunks(chunk: Bytes, pause: Duration, count: usize) -> BoxBody<Bytes, Infalli
     StreamBody::new(frames).boxed()
 }
 
-/// A CA and a certificate of it for this address and `localhost`: the CA as PEM, the chain, the key.
-fn certificates(ip: &str) -> (String, Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-    let mut ca = CertificateParams::new(Vec::new()).unwrap();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.distinguished_name.push(DnType::CommonName, "tests of sidehook");
-    let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec![ip.to_owned(), "localhost".to_owned()]).unwrap();
-    let leaf = leaf.signed_by(&key, &ca).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
-    (ca.pem(), vec![leaf.der().clone()], key)
+/// The certificate that a receiver shows.
+pub struct Shown {
+    /// For these names and addresses.
+    pub names: Vec<String>,
+    /// Whether its time is over.
+    pub expired: bool,
+}
+
+impl Shown {
+    /// For this address, `localhost` and `moving.test`.
+    pub fn good(ip: IpAddr) -> Self {
+        Self { names: vec![ip.to_string(), "localhost".to_owned(), "moving.test".to_owned()], expired: false }
+    }
+}
+
+/// The CA by which a receiver and its clients know each other.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        ca.distinguished_name.push(DnType::CommonName, "tests of sidehook");
+        Self(CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// PEM of a client's certificate and of its key.
+    fn client(&self) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let certificate =
+            CertificateParams::new(vec!["a-client".to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    fn acceptor(&self, shown: &Shown, mutual: bool) -> TlsAcceptor {
+        let key = KeyPair::generate().unwrap();
+        let mut leaf = CertificateParams::new(shown.names.clone()).unwrap();
+        if shown.expired {
+            leaf.not_before = rcgen::date_time_ymd(2001, 1, 1);
+            leaf.not_after = rcgen::date_time_ymd(2002, 1, 1);
+        }
+        let chain = vec![leaf.signed_by(&key, &self.0).unwrap().der().clone()];
+        let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.0.pem().as_bytes()).unwrap()).unwrap();
+        let asks =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
+        let versions =
+            rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let versions =
+            if mutual { versions.with_client_cert_verifier(asks.unwrap()) } else { versions.with_no_client_auth() };
+        let mut config = versions.with_single_cert(chain, key).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        TlsAcceptor::from(Arc::new(config))
+    }
 }

@@ -197,6 +197,16 @@ impl Sidehook {
         }
     }
 
+    /// A program that runs it from the next start on; none to run it plainly.
+    pub fn wrap(&mut self, command: &[&str]) {
+        self.wrapper = command.iter().map(|&s| s.to_owned()).collect();
+    }
+
+    /// Whether the process that was started last is still there.
+    pub fn runs(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
     }

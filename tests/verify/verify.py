@@ -1,4 +1,4 @@
-"""Judges captured webhooks with PyPI `standardwebhooks`: verify.py DIRECTORY."""
+"""Judges captured webhooks with PyPI `standardwebhooks`, and with the README's own lines: verify.py DIRECTORY."""
 
 import base64
 import json
@@ -6,6 +6,23 @@ import pathlib
 import sys
 
 from standardwebhooks import Webhook, WebhookVerificationError
+
+
+def of_readme():
+    """The function that the README shows to those who receive webhooks."""
+    readme = pathlib.Path(__file__).parents[2] / "README.md"
+    shown = readme.read_text().split("```python\n", 1)[1].split("```", 1)[0]
+    names = {}
+    exec(compile(shown, "README.md", "exec"), names)
+    return names["handle"]
+
+
+def shown_refuses(handle, headers, body, secret):
+    try:
+        handle(headers, body, secret)
+    except WebhookVerificationError:
+        return True
+    return False
 
 
 def refused(secret, body, headers):
@@ -19,6 +36,7 @@ def refused(secret, body, headers):
 def main():
     files = sorted(pathlib.Path(sys.argv[1]).glob("*.json"))
     failed = 0
+    handle = of_readme()
     for file in files:
         captured = json.loads(file.read_text())
         body, headers = base64.b64decode(captured["body"]), captured["headers"]
@@ -29,6 +47,8 @@ def main():
             refused(captured["secrets"][0], body, {**headers, "webhook-id": "msg_other"}),
             refused(foreign, body, headers),
         ]
+        accepted = accepted and handle(headers, body, captured["secrets"][0]) == json.loads(body)
+        tampered.append(shown_refuses(handle, headers, body + b" ", captured["secrets"][0]))
         if not (accepted and all(tampered)):
             failed += 1
             print(f"{file.name}: accepted {accepted}, forgeries refused {tampered}")

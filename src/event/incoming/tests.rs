@@ -62,12 +62,17 @@ fn the_newest_rapida_body_keeps_ids_beside_data() {
 fn cloud_events_are_read() {
     let event = read(
         r#"{"specversion":"1.0","type":"conversation.begin","source":"/bots/1","id":"A1","subject":"conv-9",
-            "time":"2026-01-03T11:38:10Z","traceparent":"00-ab-cd-01","data":{"argument":{"a":1},"x":2}}"#,
+            "time":"2026-01-03T11:38:10Z","traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "data":{"argument":{"a":1},"x":2},"x":3,"y":4,"y":5}"#,
     )
     .expect("an event");
     assert_eq!((event.conversation.as_deref(), event.id.as_deref()), (Some("conv-9"), Some("A1")));
     assert_eq!(event.identity, Identity::Source(Arc::from("/bots/1")));
-    assert_eq!(event.traceparent.as_deref(), Some("00-ab-cd-01"));
+    assert_eq!(event.traceparent.as_deref(), Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
+    let extra: Vec<_> = event.extra.iter().map(|(key, value)| (&**key, text(Some(value)))).collect();
+    let first = |key, value: &str| (key, value.to_owned());
+    assert_eq!(extra[0], first("x", "2"), "data wins over attributes");
+    assert!(extra.contains(&first("y", "4")) && !extra.contains(&first("y", "5")), "{extra:?}");
     assert_eq!(text(event.maps[2].as_ref()), r#"{"a":1}"#);
     let nested = read(
         r#"{"specversion":"1.0","type":"conversation.completed","source":"s","id":"A2",
@@ -75,6 +80,22 @@ fn cloud_events_are_read() {
     )
     .expect("an event");
     assert_eq!(nested.conversation.as_deref(), Some("c"));
+    let odd = read(r#"{"specversion":"1.0","type":"x","source":"s","id":"A3","traceparent":"00-ab-cd-01"}"#);
+    assert_eq!(odd.expect("an event").traceparent, None, "what is no trace context is not kept as one");
+}
+
+#[test]
+fn of_a_repeated_member_the_last_counts() {
+    let event = read(r#"{"type":"x","a":1,"b":2,"a":3,"argument":{"k":1},"argument":{"k":2}}"#).expect("an event");
+    let extra: Vec<_> = event.extra.iter().map(|(key, value)| (&**key, text(Some(value)))).collect();
+    assert_eq!(extra, [("b", "2".to_owned()), ("a", "3".to_owned())]);
+    assert_eq!(text(event.maps[2].as_ref()), r#"{"k":2}"#);
+}
+
+#[test]
+fn one_item_has_no_more_mistakes_than_are_told() {
+    let item = format!(r#"{{"type":"x",{}"argument":1}}"#, r#""argument":1,"#.repeat(1000));
+    assert_eq!(read(&item).expect_err("mistakes").len(), limits::PROBLEM_ERRORS);
 }
 
 #[test]
@@ -129,4 +150,13 @@ fn every_mistake_of_an_item_is_named() {
     }
     let long = format!(r#"{{"type":"{}"}}"#, "x".repeat(300));
     assert_eq!(read(&long).expect_err("too long")[0].reason, "must not be longer than 256 bytes");
+}
+
+#[test]
+fn of_a_key_that_is_there_twice_the_last_counts() {
+    let text = r#"{"type":"a.b","id":"1","type":"c.d","metadata":{"k":1,"k":2},"id":"2"}"#;
+    let item = Incoming::read(&Json::parse(text.to_owned()).expect("JSON")).expect("an event");
+    assert_eq!((&*item.kind, item.id.as_deref()), ("c.d", Some("2")));
+    let wrong = r#"{"type":"a.b","type":7}"#;
+    assert!(Incoming::read(&Json::parse(wrong.to_owned()).expect("JSON")).is_err());
 }

@@ -18,7 +18,6 @@ CREATE TABLE webhook (
     standing TEXT NOT NULL,                -- active, paused, disabled
     standing_reason TEXT,
     standing_hash TEXT,
-    resumed_at INTEGER,                    -- retries set before this time are still being made due
     matched INTEGER NOT NULL, filtered INTEGER NOT NULL, rendered INTEGER NOT NULL, rule_failed INTEGER NOT NULL,
     waiting INTEGER NOT NULL,
     created INTEGER NOT NULL, owed INTEGER NOT NULL, delivered INTEGER NOT NULL, dead INTEGER NOT NULL,
@@ -45,7 +44,12 @@ CREATE TABLE delivery (
     conversation TEXT,
     traceparent TEXT,
     headers TEXT,                          -- JSON array of pairs
-    reason TEXT
+    reason TEXT,
+    -- The attempt that delivered it, where its answer was short; all others are rows of their own.
+    won_at INTEGER,
+    won_ms INTEGER,
+    won_status TEXT,
+    won_response TEXT
 );
 CREATE UNIQUE INDEX delivery_id ON delivery (id);
 CREATE INDEX delivery_due ON delivery (webhook, next_at) WHERE ready = 1;

@@ -14,7 +14,7 @@ async fn a_copy_is_skipped_and_named() {
     let copy = Arrival { dedupe: dedupe(1, 1, until), ..rendered("e", "c", "crm") };
     assert_eq!(rig.accept(vec![copy]).await.duplicates, [Some("a".to_owned())]);
     assert_eq!(rig.row("crm").await.created, 2);
-    let seen = rig.outbox.seen(vec![[1; 16], [9; 16]], START).await.expect("a look");
+    let seen = rig.outbox.seen(vec![vec![1; 16], vec![9; 16]], START).await.expect("a look");
     assert_eq!(seen, [Some(Seen { event_id: "a".to_owned(), fingerprint: [1; 16] }), None]);
 }
 
@@ -23,10 +23,10 @@ async fn a_key_may_be_used_again_when_its_time_is_over() {
     let rig = Rig::new();
     rig.accept(vec![Arrival { dedupe: dedupe(1, 1, START.plus(HOUR)), ..rendered("a", "c", "crm") }]).await;
     let later = START.plus(HOUR);
-    assert_eq!(rig.outbox.seen(vec![[1; 16]], later).await.expect("a look"), [None]);
+    assert_eq!(rig.outbox.seen(vec![vec![1; 16]], later).await.expect("a look"), [None]);
     let again = Arrival { dedupe: dedupe(1, 2, later.plus(HOUR)), arrived: later, ..rendered("b", "c", "crm") };
     assert_eq!(rig.accept(vec![again]).await.duplicates, [None]);
-    let seen = rig.outbox.seen(vec![[1; 16]], later).await.expect("a look");
+    let seen = rig.outbox.seen(vec![vec![1; 16]], later).await.expect("a look");
     assert_eq!(seen[0].as_ref().map(|s| s.event_id.as_str()), Some("b"));
 }
 
@@ -218,4 +218,26 @@ async fn closing_finishes_what_is_queued_and_refuses_the_rest() {
     rig.outbox.close().await;
     let again = Outbox::open(rig.dir.path(), options(), rig.clock.clone()).expect("free again");
     assert_eq!(again.ledger().await.expect("a ledger").webhooks[0].pending, 1);
+}
+
+#[tokio::test]
+async fn the_log_begins_anew_however_much_is_written() {
+    let rig = Rig::new();
+    let size = |name: &str| std::fs::metadata(rig.dir.path().join(name)).expect(name).len();
+    let body = Bytes::from(vec![b'x'; 64 * 1024]);
+    let mut longest = 0;
+    for n in 0..1200 {
+        let mut one = rendered(&format!("m{n}"), &format!("c{n}"), "crm");
+        one.decisions[0].1 =
+            Decision::Rendered(vec![NewDelivery { body: Some(body.clone()), ..delivery(&format!("m{n}")) }]);
+        rig.accept(vec![one]).await;
+        longest = longest.max(size("outbox.db-wal"));
+    }
+    let page = 8 * 1024;
+    let most = u64::from(limits::LOG_PAGES.unsigned_abs()) * 2 * page + 64 * page;
+    assert!(longest <= most, "the log grew to {longest} bytes");
+    assert!(size("outbox.db") > 1000 * 64 * 1024, "{} bytes are in the store itself", size("outbox.db"));
+    let rig = rig.reopen(options()).await;
+    assert_eq!(rig.row("crm").await.pending, 1200);
+    assert!(crate::outbox::inspect(rig.dir.path(), true).expect("readable").problems.is_empty());
 }

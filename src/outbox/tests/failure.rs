@@ -53,7 +53,7 @@ fn what_cannot_be_opened_is_named_with_its_cure() {
                 let conn = rusqlite::Connection::open(dir.join("outbox.db")).expect("a store");
                 conn.execute_batch("PRAGMA user_version = 99").expect("a version");
             },
-            &["outbox.db: has schema version 99, this sidehook knows up to 1", "outbox.path"],
+            &["outbox.db: has schema version 99, this sidehook knows up to 3", "outbox.path"],
         ),
         (
             "a directory in its place",
@@ -90,7 +90,7 @@ fn reading_needs_a_store_of_this_version() {
         .expect("a store")
         .execute_batch("CREATE TABLE t (x)")
         .expect("a table");
-    assert!(read().contains("has schema version 0, this sidehook reads 1; start `sidehook run` once"));
+    assert!(read().contains("has schema version 0, this sidehook reads 3; start `sidehook run` once"));
 }
 
 #[test]
@@ -113,7 +113,7 @@ async fn the_store_is_what_the_design_says() {
     let ask = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, rusqlite::types::Value>(0)).expect("an answer");
     assert_eq!(ask("PRAGMA journal_mode"), "wal".to_owned().into());
     assert_eq!(ask("PRAGMA auto_vacuum"), 2i64.into());
-    assert_eq!(ask("PRAGMA user_version"), 1i64.into());
+    assert_eq!(ask("PRAGMA user_version"), 3i64.into());
     // Looks for due deliveries must stay index ranges however many are owed.
     let plan = |sql: &str| {
         let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("a plan");

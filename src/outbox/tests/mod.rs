@@ -3,9 +3,12 @@
 mod batches;
 mod failure;
 mod held;
+mod inspect;
 mod lists;
 mod order;
 mod property;
+mod retention;
+mod sealing;
 mod settling;
 mod space;
 mod waiting;
@@ -32,6 +35,7 @@ pub(super) fn options() -> Options {
         retain_bodies: false,
         retain_conversations: HOUR,
         max_open_age: 7 * 24 * HOUR,
+        encryption_keys: Vec::new(),
     }
 }
 
@@ -151,7 +155,7 @@ pub(super) fn rendered(id: &str, conversation: &str, webhook: &str) -> Arrival {
 
 #[expect(clippy::unnecessary_wraps, reason = "what an arrival takes")]
 pub(super) fn dedupe(key: u8, fingerprint: u8, until: Timestamp) -> Option<Dedupe> {
-    Some(Dedupe { key: [key; 16], fingerprint: [fingerprint; 16], until })
+    Some(Dedupe { key: vec![key; 16], fingerprint: [fingerprint; 16], until })
 }
 
 pub(super) fn known(name: &str, enabled: bool, hash: &str) -> KnownWebhook {

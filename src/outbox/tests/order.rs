@@ -130,3 +130,55 @@ async fn a_look_for_due_deliveries_is_bounded_in_number_and_bytes() {
     assert_eq!(rig.due("crm").await.len(), 2);
     assert_eq!(rig.outbox.due("crm", START, 1).await.expect("a look").len(), 1);
 }
+
+#[tokio::test]
+async fn a_begin_is_dead_once_its_end_is_delivered_where_there_is_no_order() {
+    let rig = Rig::new();
+    let begin = |id: &str, conversation: &str, namespace: &str, ordered: bool| Arrival {
+        event_type: "conversation.begin".into(),
+        conversation: Some(ConversationKey { namespace: namespace.into(), id: conversation.into() }),
+        decisions: ["crm", "other"]
+            .map(|webhook| {
+                let delivery = NewDelivery { ordered, ..delivery(&format!("{id}-{webhook}")) };
+                (Arc::from(webhook), Decision::Rendered(vec![delivery]))
+            })
+            .into(),
+        ..arrival(id, conversation)
+    };
+    let end = |id: &str, conversation: &str, ordered: bool| Arrival {
+        decisions: vec![(Arc::from("crm"), Decision::Rendered(vec![NewDelivery { ordered, ..delivery(id) }]))],
+        ..arrival(id, conversation)
+    };
+    rig.accept(vec![
+        begin("stale", "c", "", false),
+        begin("elsewhere", "c", "staging", false),
+        begin("another", "d", "", false),
+        end("end", "c", false),
+        begin("anew", "c", "", false),
+    ])
+    .await;
+    let row = |due: &[Ready], id: &str| due.iter().find(|r| r.id == id).expect("due").row;
+    let due = rig.due("crm").await;
+    rig.settle(row(&due, "stale-crm"), Verdict::Retry(START.plus(HOUR))).await;
+    rig.settle(row(&due, "end"), Verdict::Delivered).await;
+    let stale = rig.view("stale-crm").await;
+    assert_eq!((stale.state, stale.reason.as_deref()), (State::Dead, Some("superseded")));
+    for id in ["elsewhere-crm", "another-crm", "anew-crm", "stale-other"] {
+        assert_eq!(rig.view(id).await.state, State::Pending, "{id}");
+    }
+    assert_eq!(rig.row("crm").await.dead, 1);
+    // Asked for by hand, it goes out.
+    assert_eq!(rig.outbox.retry("stale-crm").await.expect("a retry"), Retried::Yes);
+    assert!(rig.due_ids("crm").await.contains(&"stale-crm".to_owned()));
+
+    // An end that is dead supersedes nothing, and in order nothing can be stale.
+    rig.accept(vec![begin("b1", "e", "", false), end("dead-end", "e", false)]).await;
+    rig.accept(vec![begin("b2", "f", "", true), end("in-order", "f", true)]).await;
+    let due = rig.due("crm").await;
+    rig.settle(row(&due, "dead-end"), Verdict::Dead("status_400".to_owned())).await;
+    assert_eq!(rig.view("b1-crm").await.state, State::Pending);
+    assert!(!rig.due_ids("crm").await.contains(&"in-order".to_owned()));
+    let remembered =
+        rig.count("SELECT count(*) FROM unordered WHERE row IN (SELECT row FROM delivery WHERE state > 0)");
+    assert_eq!(remembered, 0, "what is settled is forgotten");
+}

@@ -149,6 +149,8 @@ async fn take(rig: Rig, model: &mut Model, step: Step) -> Rig {
 async fn check(rig: &Rig, model: &Model) {
     let ledger = rig.outbox.ledger().await.expect("a ledger");
     assert!(ledger.balanced, "{ledger:?}");
+    let found = inspect(rig.dir.path(), true).expect("readable");
+    assert_eq!(found.problems, Vec::<String>::new());
     let reader = Outbox::open_read_only(rig.dir.path(), rig.clock.clone()).expect("a reader");
     assert_eq!(ledger, reader.ledger().await.expect("a ledger"), "memory and store say the same");
     for row in &ledger.webhooks {

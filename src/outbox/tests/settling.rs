@@ -167,6 +167,18 @@ async fn history_and_dead_letters_leave_with_age() {
 }
 
 #[tokio::test]
+async fn recent_events_come_newest_first() {
+    let rig = Rig::with(Options { retain_events: HOUR, ..options() });
+    for n in 1..4u8 {
+        let kept_body = Some(Bytes::from(vec![n]));
+        rig.accept(vec![Arrival { dedupe: dedupe(n, 1, START.plus(HOUR)), kept_body, ..arrival("e", "c") }]).await;
+    }
+    assert_eq!(rig.outbox.recent_events(2).await.expect("a look"), [&[3][..], &[2]]);
+    assert_eq!(rig.outbox.recent_events(9).await.expect("a look").len(), 3);
+    assert!(rig.outbox.recent_events(0).await.expect("a look").is_empty());
+}
+
+#[tokio::test]
 async fn kept_events_and_dedupe_keys_leave_with_age() {
     let rig = Rig::with(Options { retain_events: HOUR, ..options() });
     for n in 0..3u8 {

@@ -146,3 +146,30 @@ async fn free_pages_are_given_back_and_leave_nothing_readable() {
     assert!(file.len() < 10 << 20, "{}", file.len());
     assert!(!file.windows(64).any(|w| w == [b'x'; 64]), "what is dropped is overwritten");
 }
+
+/// Nothing that was delivered is left in the log either, once there was a pause.
+#[tokio::test]
+async fn the_log_is_emptied_when_nothing_happens() {
+    let rig = Rig::new();
+    let holds = || {
+        ["outbox.db", "outbox.db-wal"].iter().any(|name| {
+            let file = std::fs::read(rig.dir.path().join(name)).expect(name);
+            file.windows(16).any(|w| w == b"a word in secret")
+        })
+    };
+    let mut one = rendered("m", "c", "crm");
+    let body = Some(Bytes::from_static(b"{\"said\":\"a word in secret\"}"));
+    one.decisions[0].1 = Decision::Rendered(vec![NewDelivery { body, ..delivery("m") }]);
+    rig.accept(vec![one]).await;
+    assert!(holds());
+    let row = rig.due("crm").await[0].row;
+    rig.settle(row, Verdict::Delivered).await;
+    let emptied = async {
+        while holds() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), emptied).await.expect("the log is emptied");
+    rig.accept(vec![rendered("n", "c", "crm")]).await;
+    assert_eq!(rig.due_ids("crm").await, ["n"]);
+}

@@ -109,3 +109,21 @@ async fn waits_of_a_removed_webhook_stay_until_it_returns_or_dead_letters_would_
     rig.outbox.set_webhooks(vec![known("crm", true, "v")]).await.expect("a commit");
     assert_eq!(rig.due_ids("crm").await, ["2"], "its place is free");
 }
+
+#[tokio::test]
+async fn waits_of_a_webhook_that_is_not_enabled_hide_no_others() {
+    let rig = Rig::new();
+    let webhooks = |enabled| vec![known("off", enabled, "v"), known("on", true, "v")];
+    rig.outbox.set_webhooks(webhooks(true)).await.expect("a commit");
+    for n in 0..5 {
+        rig.accept(vec![waiting("w", &format!("c{n}"), &[("off", START)])]).await;
+    }
+    rig.accept(vec![waiting("x", "x", &[("on", START), ("off", START)])]).await;
+    rig.outbox.set_webhooks(webhooks(false)).await.expect("a commit");
+    let (due, next) = rig.outbox.waits_due(START, 3).await.expect("a look");
+    let names: Vec<_> = due.iter().map(|wait| &*wait.webhook).collect();
+    assert_eq!((names, next), (vec!["on"], None));
+    assert_eq!(rig.outbox.waits_of(&key("x")).await.expect("a look").len(), 1);
+    rig.outbox.set_webhooks(webhooks(true)).await.expect("a commit");
+    assert_eq!(rig.outbox.waits_due(START, 10).await.expect("a look").0.len(), 7);
+}

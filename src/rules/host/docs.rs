@@ -97,7 +97,7 @@ pub const HOST_FUNCTIONS: &[HostFunction] = &[
         "The time at which the event arrived, RFC 3339; the same throughout an event.",
         "outside functions",
         "now()",
-        r#""2026-01-03T11:38:11Z""#,
+        r#""2026-01-03T11:38:11.000Z""#,
     ),
     function(
         "parse_time(s)",
@@ -150,7 +150,7 @@ pub const HOST_FUNCTIONS: &[HostFunction] = &[
     function(
         "redact_email(v)",
         "the same kind",
-        "Replaces e-mail addresses with `[email]` in a string, or in every string of a map or array.",
+        "Replaces e-mail addresses with `[email]` in a string, or in every string of a map or array, names of members included; a second name that would be the same becomes `[email] (2)`.",
         "",
         r#"redact_email(["write to jane@example.com", 1])"#,
         r#"["write to [email]",1]"#,
@@ -158,7 +158,7 @@ pub const HOST_FUNCTIONS: &[HostFunction] = &[
     function(
         "redact_phone(v)",
         "the same kind",
-        "Replaces telephone numbers with `[phone]`: E.164, and national forms of 7 to 15 digits with separators; not plain numbers or dates.",
+        "Replaces telephone numbers with `[phone]`: E.164, and national forms of 7 to 15 digits with separators; not plain numbers, dates or IBANs.",
         "",
         r#"redact_phone("call +49 170 1234567 on 2026-01-03")"#,
         r#""call [phone] on 2026-01-03""#,
@@ -175,7 +175,7 @@ pub const HOST_FUNCTIONS: &[HostFunction] = &[
         "env(name)",
         "string",
         "A variable of sidehook's environment that `rules_env` lists.",
-        "not listed, or not set",
+        "`rules_env` does not list it",
         r#"env("REGION")"#,
         r#""eu""#,
     ),

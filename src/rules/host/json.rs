@@ -2,13 +2,19 @@
 
 use rhai::{Array, Dynamic, Engine, ImmutableString, Map};
 
+use super::super::engine::check_time;
 use super::super::{render, view};
 use super::{Fallible, bounded};
+use crate::clock::Clock;
 use crate::event::Json;
 
-pub(super) fn register(engine: &mut Engine) {
-    engine.register_fn("parse_json", |text: &str| -> Fallible<Dynamic> {
-        match Json::parse(text.to_owned()) {
+pub(super) fn register(engine: &mut Engine, clock: &Clock) {
+    let clock = clock.clone();
+    engine.register_fn("parse_json", move |text: &str| -> Fallible<Dynamic> {
+        // A text is as long as a string may be, which bounds the parser; there is no way to look at the clock in it.
+        let parsed = Json::parse(text.to_owned());
+        check_time(&clock)?;
+        match parsed {
             Ok(json) => Ok(view::to_dynamic(&json)),
             Err(error) => Err(format!("parse_json: {error}").into()),
         }

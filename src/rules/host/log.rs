@@ -41,7 +41,7 @@ pub(in super::super) fn line(level: Level, text: &str) {
     if text.chars().nth(LINE_CHARS).is_some() {
         line.push('…');
     }
-    if !engine::keep_line(&line) {
+    if !engine::keep_line(&line) || engine::muted() {
         return;
     }
     let event = engine::facts().map(|facts| facts.id);

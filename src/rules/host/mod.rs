@@ -33,7 +33,7 @@ pub(super) struct Host {
 impl Host {
     /// Registers every function.
     pub fn register(self, engine: &mut Engine) {
-        json::register(engine);
+        json::register(engine, &self.clock);
         crypto::register(engine);
         time::register(engine);
         text::register(engine);
@@ -45,7 +45,7 @@ impl Host {
         engine.register_fn("env", move |name: &str| -> Fallible<ImmutableString> {
             match env.get(name) {
                 Some(value) => Ok(value.as_str().into()),
-                None => Err(format!("env(\"{name}\"): not set, or not listed in rules_env").into()),
+                None => Err(format!("env(\"{name}\"): rules_env does not list it").into()),
             }
         });
     }

@@ -1,10 +1,11 @@
 //! `redact_email`, `redact_phone`, `redact_card`: personal data in a text, or in every text of a map or array, gives
-//! way to a placeholder. Parts in which nothing is found go out as they came in.
+//! way to a placeholder, in the names of members too. Parts in which nothing is found go out as they came in.
 
 use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use rhai::{Array, Dynamic, Engine, ImmutableString, Map};
+use rhai::{Array, Dynamic, Engine, Identifier, ImmutableString, Map};
 
 use super::super::engine::check_time;
 use super::super::view;
@@ -13,84 +14,154 @@ use crate::clock::Clock;
 use crate::event::{Json, Kind};
 use crate::limits;
 
-/// Replaces what it finds in one text; borrowed when there is nothing.
-type Redact = fn(&str) -> Cow<'_, str>;
+/// How far in a text a function comes between two looks at the clock, in bytes.
+const LOOK_EVERY: usize = 4 * 1024;
+
+/// Looks at the clock while one text is read.
+pub(super) struct Watch<'a> {
+    clock: &'a Clock,
+    next: usize,
+}
+
+impl<'a> Watch<'a> {
+    pub fn new(clock: &'a Clock) -> Self {
+        Self { clock, next: LOOK_EVERY }
+    }
+
+    /// Ends the call if its time is over; `place` is how far the reader has come.
+    pub fn at(&mut self, place: usize) -> Fallible<()> {
+        if place < self.next {
+            return Ok(());
+        }
+        self.next = place + LOOK_EVERY;
+        check_time(self.clock)
+    }
+}
+
+/// Replaces what it finds in one text; borrowed when there is nothing. Its time is linear in the text.
+type Redact = for<'t> fn(&'t str, &mut Watch) -> Fallible<Cow<'t, str>>;
 
 pub(super) fn register(engine: &mut Engine, clock: &Clock) {
     let functions: [(&str, Redact); 3] =
         [("redact_email", email), ("redact_phone", phone::redact), ("redact_card", card)];
     for (name, redact) in functions {
-        let clock = clock.clone();
-        engine.register_fn(name, move |value: Dynamic| walk(&value, redact, &clock, 0));
+        let walker = Walker { redact, clock: clock.clone() };
+        engine.register_fn(name, move |value: Dynamic| walker.walk(&value, 0));
     }
 }
 
-fn walk(value: &Dynamic, redact: Redact, clock: &Clock, depth: usize) -> Fallible<Dynamic> {
-    if depth > limits::JSON_DEPTH {
-        return Err(format!("the value is nested deeper than {} levels", limits::JSON_DEPTH).into());
-    }
-    if let Some(text) = value.read_lock::<ImmutableString>() {
-        check_time(clock)?;
-        return Ok(match redact(&text) {
-            Cow::Borrowed(_) => value.clone(),
-            Cow::Owned(text) => text.into(),
-        });
-    }
-    if let Some(json) = view::json_of(value) {
-        return Ok(walk_json(&json, redact, clock)?.map_or_else(|| value.clone(), |json| view::to_dynamic(&json)));
-    }
-    if let Some(map) = value.read_lock::<Map>() {
-        let walked: Fallible<Map> =
-            map.iter().map(|(key, value)| Ok((key.clone(), walk(value, redact, clock, depth + 1)?))).collect();
-        return Ok(walked?.into());
-    }
-    if let Some(array) = value.read_lock::<Array>() {
-        let walked: Fallible<Array> = array.iter().map(|value| walk(value, redact, clock, depth + 1)).collect();
-        return Ok(walked?.into());
-    }
-    Ok(value.clone())
+struct Walker {
+    redact: Redact,
+    clock: Clock,
 }
 
-/// The redacted value; `None` when nothing in it changes. The depth is bounded by the JSON parser.
-fn walk_json(json: &Json, redact: Redact, clock: &Clock) -> Fallible<Option<Json>> {
-    check_time(clock)?;
-    match json.kind() {
-        Kind::String => {
-            let text = json.as_str().unwrap_or_default();
-            Ok(match redact(&text) {
-                Cow::Borrowed(_) => None,
-                Cow::Owned(text) => Some(Json::text(&text)),
-            })
+impl Walker {
+    /// The redacted text; `None` when it stays.
+    fn text(&self, text: &str) -> Fallible<Option<String>> {
+        let new = (self.redact)(text, &mut Watch::new(&self.clock))?;
+        check_time(&self.clock)?;
+        Ok(match new {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(text) => Some(text),
+        })
+    }
+
+    fn walk(&self, value: &Dynamic, depth: usize) -> Fallible<Dynamic> {
+        if depth > limits::JSON_DEPTH {
+            return Err(format!("the value is nested deeper than {} levels", limits::JSON_DEPTH).into());
         }
-        Kind::Array => {
-            let mut changed = false;
-            let mut items = Vec::with_capacity(json.len());
-            for item in json.items() {
-                let new = walk_json(&item, redact, clock)?;
-                changed |= new.is_some();
-                items.push(new.unwrap_or(item));
+        if let Some(text) = value.read_lock::<ImmutableString>() {
+            return Ok(self.text(&text)?.map_or_else(|| value.clone(), Into::into));
+        }
+        if let Some(json) = view::json_of(value) {
+            return Ok(self.json(&json)?.map_or_else(|| value.clone(), |json| view::to_dynamic(&json)));
+        }
+        if let Some(map) = value.read_lock::<Map>() {
+            let names = self.names(map.keys().map(Identifier::as_str))?;
+            let walked: Fallible<Map> = map
+                .iter()
+                .map(|(key, value)| {
+                    let name = names.get(key.as_str()).map_or_else(|| key.clone(), |new| new.as_str().into());
+                    Ok((name, self.walk(value, depth + 1)?))
+                })
+                .collect();
+            return Ok(walked?.into());
+        }
+        if let Some(array) = value.read_lock::<Array>() {
+            let walked: Fallible<Array> = array.iter().map(|value| self.walk(value, depth + 1)).collect();
+            return Ok(walked?.into());
+        }
+        Ok(value.clone())
+    }
+
+    /// The redacted value; `None` when nothing in it changes. The depth is bounded by the JSON parser.
+    fn json(&self, json: &Json) -> Fallible<Option<Json>> {
+        match json.kind() {
+            Kind::String => Ok(self.text(&json.as_str().unwrap_or_default())?.map(|text| Json::text(&text))),
+            Kind::Array => {
+                let mut changed = false;
+                let mut items = Vec::with_capacity(json.len());
+                for item in json.items() {
+                    let new = self.json(&item)?;
+                    changed |= new.is_some();
+                    items.push(new.unwrap_or(item));
+                }
+                Ok(changed.then(|| Json::List(Arc::new(items))))
             }
-            Ok(changed.then(|| Json::List(Arc::new(items))))
-        }
-        Kind::Object => {
-            let mut changed = false;
-            let mut members = Vec::with_capacity(json.len());
-            for (key, value) in json.members() {
-                let new = walk_json(&value, redact, clock)?;
-                changed |= new.is_some();
-                members.push((key, new.unwrap_or(value)));
+            Kind::Object => {
+                let members: Vec<_> = json.members().collect();
+                let names = self.names(members.iter().map(|(key, _)| key.as_ref()))?;
+                let mut changed = !names.is_empty();
+                let mut walked = Vec::with_capacity(members.len());
+                for (key, value) in &members {
+                    let new = self.json(value)?;
+                    changed |= new.is_some();
+                    let name = names.get(key.as_ref()).map_or_else(|| Arc::clone(key), |new| Arc::from(new.as_str()));
+                    walked.push((name, new.unwrap_or_else(|| value.clone())));
+                }
+                Ok(changed.then(|| Json::map(walked)))
             }
-            Ok(changed.then(|| Json::map(members)))
+            _ => check_time(&self.clock).map(|()| None),
         }
-        _ => Ok(None),
+    }
+
+    /// New names of the members whose name holds what is looked for. No two become one: the second of a kind is
+    /// `[email] (2)`, in the order of the members.
+    fn names<'k>(&self, keys: impl Iterator<Item = &'k str> + Clone) -> Fallible<HashMap<&'k str, String>> {
+        let mut found = Vec::new();
+        for key in keys.clone() {
+            if let Some(new) = self.text(key)? {
+                found.push((key, new));
+            }
+        }
+        let mut names = HashMap::with_capacity(found.len());
+        if found.is_empty() {
+            return Ok(names);
+        }
+        let going: HashSet<&str> = found.iter().map(|(key, _)| *key).collect();
+        let mut taken: HashSet<String> = keys.filter(|key| !going.contains(key)).map(str::to_owned).collect();
+        let mut counts: HashMap<String, usize> = HashMap::new();
+        for (key, new) in found {
+            let count = counts.entry(new.clone()).or_default();
+            let name = loop {
+                *count += 1;
+                let name = if *count == 1 { new.clone() } else { format!("{new} ({count})") };
+                if taken.insert(name.clone()) {
+                    break name;
+                }
+            };
+            names.insert(key, name);
+        }
+        Ok(names)
     }
 }
 
 /// Addresses as they are written in practice: a name, `@`, a domain whose last part is letters.
-fn email(text: &str) -> Cow<'_, str> {
+fn email<'t>(text: &'t str, watch: &mut Watch) -> Fallible<Cow<'t, str>> {
     let mut out: Option<String> = None;
     let mut copied = 0;
     for (at, _) in text.match_indices('@') {
+        watch.at(at)?;
         if at < copied {
             continue;
         }
@@ -100,13 +171,13 @@ fn email(text: &str) -> Cow<'_, str> {
         out.push_str("[email]");
         copied = at + 1 + end;
     }
-    match out {
+    Ok(match out {
         Some(mut out) => {
             out.push_str(&text[copied..]);
             Cow::Owned(out)
         }
         None => Cow::Borrowed(text),
-    }
+    })
 }
 
 /// Where the name before an `@` begins.
@@ -136,13 +207,20 @@ fn domain_end(after: &str) -> Option<usize> {
 }
 
 /// Card numbers: 12 to 19 digits in groups, of a known issuer and length, with a good check digit.
-fn card(text: &str) -> Cow<'_, str> {
+fn card<'t>(text: &'t str, watch: &mut Watch) -> Fallible<Cow<'t, str>> {
     let bytes = text.as_bytes();
     let mut out: Option<String> = None;
     let (mut at, mut copied) = (0, 0);
     while at < bytes.len() {
+        watch.at(at)?;
         if !bytes[at].is_ascii_digit() {
             at += 1;
+            continue;
+        }
+        let first = bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count();
+        // No card begins otherwise: a group of four, or all its digits at once; see `is_card_number` for the digit.
+        if !(matches!(bytes[at], b'2'..=b'6') && (first == 4 || (12..=CARD_DIGITS).contains(&first))) {
+            at += first;
             continue;
         }
         let run = DigitRun::read(bytes, at);
@@ -157,13 +235,13 @@ fn card(text: &str) -> Cow<'_, str> {
             at = run.ends.first().copied().unwrap_or(at + 1);
         }
     }
-    match out {
+    Ok(match out {
         Some(mut out) => {
             out.push_str(&text[copied..]);
             Cow::Owned(out)
         }
         None => Cow::Borrowed(text),
-    }
+    })
 }
 
 /// Most digits of a card number (ISO/IEC 7812).
@@ -249,8 +327,14 @@ fn luhn(digits: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use super::super::super::engine::{Call, Mode};
+    use super::super::super::scripts::ScriptLimits;
     use super::*;
+
+    pub fn plain(redact: Redact, text: &str) -> Cow<'_, str> {
+        redact(text, &mut Watch::new(&Clock::System)).expect("no deadline")
+    }
 
     #[test]
     fn addresses_go_and_look_alikes_stay() {
@@ -265,8 +349,41 @@ mod tests {
             ("git@host:repo.git", "git@host:repo.git"),
             ("v@1.2.3", "v@1.2.3"),
         ] {
-            assert_eq!(email(text), want, "{text}");
+            assert_eq!(plain(email, text), want, "{text}");
         }
+    }
+
+    #[test]
+    fn the_clock_is_read_within_one_text() {
+        let late = ScriptLimits { operations: 1, time: std::time::Duration::ZERO };
+        for (redact, part) in
+            [(card as Redact, "1 "), (card, "4111 "), (phone::redact, "1 "), (phone::redact, "(1"), (email, "a@b.")]
+        {
+            let text = part.repeat(LOOK_EVERY);
+            let call = Call::begin(None, Mode::Rehearsal);
+            assert!(redact(&text, &mut Watch::new(&Clock::System)).is_ok(), "{part}");
+            call.arm(Clock::System.instant(), &late);
+            assert!(redact(part, &mut Watch::new(&Clock::System)).is_ok(), "{part}: at the end is the caller's look");
+            assert!(redact(&text, &mut Watch::new(&Clock::System)).is_err(), "{part}");
+        }
+    }
+
+    #[test]
+    fn names_of_members_go_too() {
+        let walker = Walker { redact: email, clock: Clock::System };
+        let text = r#"{"[email]":1,"a@b.de":2,"c@d.de":"e@f.de","g":[{"h@i.de":null}]}"#;
+        let want = r#"{"[email]":1,"[email] (2)":2,"[email] (3)":"[email]","g":[{"[email]":null}]}"#;
+        let json = Json::parse(text.to_owned()).expect("JSON");
+        let got = walker.json(&json).expect("no deadline").expect("a change");
+        assert_eq!(String::from_utf8_lossy(&got.to_bytes()), want);
+        // A map that a script made is the same.
+        let mut map = Map::new();
+        for key in ["a@b.de", "c@d.de", "plain", "[email]"] {
+            map.insert(key.into(), Dynamic::UNIT);
+        }
+        let got = walker.walk(&map.into(), 0).expect("no deadline").cast::<Map>();
+        let names: Vec<&str> = got.keys().map(Identifier::as_str).collect();
+        assert_eq!(names, ["[email]", "[email] (2)", "[email] (3)", "plain"]);
     }
 
     #[test]
@@ -291,7 +408,7 @@ mod tests {
             ("2026-01-03 11:38:10", "2026-01-03 11:38:10"),
             ("+49 170 1234567", "+49 170 1234567"),
         ] {
-            assert_eq!(card(text), want, "{text}");
+            assert_eq!(plain(card, text), want, "{text}");
         }
     }
 }

@@ -4,13 +4,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use rhai::{AST, Engine, EvalAltResult, Module, ModuleResolver, Position, Scope};
+use rhai::{
+    AST, Engine, EvalAltResult, GlobalRuntimeState, ImmutableString, Module, ModuleResolver, ParseError,
+    ParseErrorType, Position,
+};
 
 use super::run::{Health, guarded};
-use super::{Rule, ScriptProblem, Shared};
+use super::{Body, Rule, ScriptProblem, Shared};
 use crate::limits;
-use crate::rules::engine::{self, Call};
-use crate::rules::{explain, library, lint};
+use crate::rules::engine::{self, Call, Mode};
+use crate::rules::{constants, explain, library, lint};
 
 /// Source texts and the modules made of them, by path without suffix. A module's place is filled once, at load.
 pub(super) struct Sources {
@@ -22,6 +25,13 @@ pub(super) struct Source {
     pub file: String,
     pub text: Arc<str>,
     module: OnceLock<Arc<Module>>,
+    constants: OnceLock<Arc<Module>>,
+}
+
+impl Source {
+    fn new(file: String, text: Arc<str>) -> Self {
+        Self { file, text, module: OnceLock::new(), constants: OnceLock::new() }
+    }
 }
 
 pub(super) fn collect(given: &BTreeMap<String, Arc<str>>, problems: &mut Vec<ScriptProblem>) -> Sources {
@@ -38,14 +48,20 @@ pub(super) fn collect(given: &BTreeMap<String, Arc<str>>, problems: &mut Vec<Scr
             problem(file, format!("the script is larger than {} bytes", limits::SCRIPT_SOURCE_BYTES));
             continue;
         }
-        let source = Source { file: file.clone(), text: Arc::clone(text), module: OnceLock::new() };
-        files.insert(key_of(file).to_owned(), source);
+        files.insert(key_of(file).to_owned(), Source::new(file.clone(), Arc::clone(text)));
     }
     for (name, text) in library::SCRIPTS {
         let file = format!("{}{name}", library::PREFIX);
-        files.insert(file.clone(), Source { file, text: Arc::from(text), module: OnceLock::new() });
+        files.insert(file.clone(), Source::new(file, Arc::from(text)));
     }
     Sources { files }
+}
+
+impl Sources {
+    /// The module of a script that was loaded.
+    fn module(&self, key: &str) -> Option<&Arc<Module>> {
+        self.files.get(key)?.module.get()
+    }
 }
 
 /// Scripts are found with and without their suffix.
@@ -86,11 +102,15 @@ impl ModuleResolver for Resolver {
     fn resolve(
         &self,
         _: &Engine,
-        _: Option<&str>,
+        source: Option<&str>,
         path: &str,
         pos: Position,
     ) -> Result<Arc<Module>, Box<EvalAltResult>> {
-        let found = import_key(&self.0, path).ok().and_then(|key| self.0.files.get(key)?.module.get());
+        let found = if path == constants::OWN {
+            source.and_then(|file| self.0.files.get(key_of(file))?.constants.get())
+        } else {
+            import_key(&self.0, path).ok().and_then(|key| self.0.module(key))
+        };
         found.cloned().ok_or_else(|| EvalAltResult::ErrorModuleNotFound(path.to_owned(), pos).into())
     }
 }
@@ -135,16 +155,47 @@ impl<'a> Linker<'a> {
         let mut ast = match shared.engine.compile(&*source.text) {
             Ok(ast) => ast,
             Err(error) => {
-                self.problems.push(explain::parse_error(&source.file, &source.text, &error));
+                let problem = explain::parse_error(&source.file, &source.text, &error);
+                if let Some(ast) = self.read_on(source, &error, problem) {
+                    self.check(source, &ast, shared);
+                }
                 return false;
             }
         };
         ast.set_source(source.file.as_str());
+        self.check(source, &ast, shared) && self.finish(key, source, &ast, shared)
+    }
+
+    /// Reports what kept a script from compiling, and where that is an unknown name all others too; gives the script as
+    /// far as it can be checked further.
+    fn read_on(&mut self, source: &Source, error: &ParseError, first: ScriptProblem) -> Option<AST> {
+        let unknown =
+            matches!(error.err_type(), ParseErrorType::VariableUndefined(_) | ParseErrorType::ModuleUndefined(_));
+        let read = unknown.then(|| engine::lenient(&self.shared.clock).compile(&*source.text));
+        let ast = match read {
+            Some(Ok(ast)) => Some(ast),
+            Some(Err(error)) => {
+                self.problems.push(explain::parse_error(&source.file, &source.text, &error));
+                None
+            }
+            None => None,
+        };
+        let found = ast.as_ref().map(lint::undeclared).unwrap_or_default();
+        let others = found.iter().map(|found| explain::undeclared(&source.file, &source.text, found));
+        self.problems.extend(others.filter(|other| (other.line, other.column) != (first.line, first.column)));
+        self.problems.push(first);
+        ast
+    }
+
+    /// Checks a script and what it imports; false when something is wrong.
+    fn check(&mut self, source: &Source, ast: &AST, shared: &Shared) -> bool {
         let mut good = true;
         let mut imported = Vec::new();
-        for import in lint::imports(&ast) {
+        for import in lint::imports(ast) {
             match self.import(&import, source) {
-                Ok(Some(functions)) => imported.push((import.alias, functions)),
+                Ok(Some((functions, names))) => {
+                    imported.push(lint::Imported { alias: import.alias, functions, names });
+                }
                 Ok(None) => good = false,
                 Err(message) => {
                     good = false;
@@ -157,19 +208,18 @@ impl<'a> Linker<'a> {
                 }
             }
         }
-        if !good {
-            return false;
-        }
-        let found = lint::check(&shared.known, &ast, &source.file, &source.text, &imported);
-        if !found.is_empty() {
-            self.problems.extend(found);
-            return false;
-        }
-        self.finish(key, source, ast, shared)
+        let found = lint::check(&shared.known, ast, &source.file, &source.text, &imported);
+        good &= found.is_empty();
+        self.problems.extend(found);
+        good
     }
 
-    /// The functions of the script that an import names; `None` when it has problems of its own.
-    fn import(&mut self, import: &lint::Import, source: &Source) -> Result<Option<lint::Functions>, String> {
+    /// The functions and names of the script that an import names; `None` when it has problems of its own.
+    fn import(
+        &mut self,
+        import: &lint::Import,
+        source: &Source,
+    ) -> Result<Option<(lint::Functions, Vec<String>)>, String> {
         let Some(path) = &import.path else {
             return Err("import takes a path in quotes, so that it can be checked when the script is loaded".into());
         };
@@ -186,21 +236,19 @@ impl<'a> Linker<'a> {
         if !self.visit(key) {
             return Ok(None);
         }
-        Ok(self.rules.get(key).map(|rule| rule.functions.clone()))
+        let module = shared.sources.module(key);
+        let names = module.into_iter().flat_map(|m| m.iter_var()).map(|(name, _)| name.to_owned()).collect();
+        Ok(self.rules.get(key).map(|rule| (rule.functions.clone(), names)))
     }
 
-    fn finish(&mut self, key: &str, source: &Source, ast: AST, shared: &Arc<Shared>) -> bool {
-        let call = Call::begin(None);
-        call.arm(shared.clock.instant(), shared.limits.time);
-        let module = engine::with_stack(&shared.limits, || {
-            guarded(|| Module::eval_ast_as_new(Scope::new(), &ast, &shared.engine))
-        });
+    fn finish(&mut self, key: &str, source: &Source, ast: &AST, shared: &Arc<Shared>) -> bool {
+        let call = Call::begin(None, Mode::Service);
+        call.arm(shared.clock.instant(), &shared.limits);
+        let run = || guarded(|| top_level(&shared.engine, &shared.sources, source, ast));
+        let frame = engine::with_stack(&shared.limits, run).and_then(|frame| call.ended().map(|()| frame));
         drop(call);
-        match module {
-            Ok(module) => {
-                // Set once: every key is visited once.
-                let _ = source.module.set(Arc::new(module));
-            }
+        let frame = match frame {
+            Ok(frame) => frame,
             Err(error) => {
                 let error = explain::run_error(&source.file, "", &|_| None, error);
                 self.problems.push(ScriptProblem {
@@ -211,12 +259,36 @@ impl<'a> Linker<'a> {
                 });
                 return false;
             }
-        }
+        };
         let functions: Vec<(String, usize)> =
             ast.iter_functions().map(|f| (f.name.to_owned(), f.params.len())).collect();
-        let rule =
-            Rule { file: source.file.clone(), shared: Arc::clone(shared), functions, ast, health: Health::default() };
+        let rule = Rule {
+            file: source.file.clone(),
+            shared: Arc::clone(shared),
+            functions,
+            bodies: Body::all(ast),
+            frame,
+            health: Health::default(),
+        };
         self.rules.insert(key.to_owned(), Arc::new(rule));
         true
     }
+}
+
+/// Runs what stands outside functions, once; importers and calls share what comes of it.
+fn top_level(
+    engine: &Engine,
+    sources: &Sources,
+    source: &Source,
+    ast: &AST,
+) -> Result<GlobalRuntimeState, Box<EvalAltResult>> {
+    let made = constants::evaluate(engine, ast)?;
+    // Set once, both: every script is visited once.
+    let _ = source.constants.set(Arc::clone(&made));
+    let _ = source.module.set(Arc::new(constants::exported(engine, ast, &made)?));
+    let imports = lint::top_imports(ast).into_iter().filter_map(|import| {
+        let key = import_key(sources, import.path.as_deref()?).ok()?;
+        Some((ImmutableString::from(import.alias), Arc::clone(sources.module(key)?)))
+    });
+    Ok(constants::frame(engine, ast, imports.collect(), made))
 }

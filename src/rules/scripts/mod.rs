@@ -7,10 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rhai::{AST, Dynamic, Engine, FuncArgs, Scope};
+use rhai::{
+    AST, ASTNode, Caches, Dynamic, Engine, EvalAltResult, GlobalRuntimeState, ImmutableString, Module, Position, Scope,
+    Stmt,
+};
 
 use self::link::{Linker, Resolver, Sources, collect, key_of};
-use self::run::{Callee, Health};
+use self::run::Callee;
+pub(super) use self::run::Health;
 use super::engine::{self, Call, Facts};
 use super::explain;
 use super::host::Host;
@@ -77,7 +81,7 @@ impl Scripts {
     ) -> (Self, Vec<ScriptProblem>) {
         let mut problems = Vec::new();
         let sources = Arc::new(collect(sources, &mut problems));
-        let mut engine = engine::build(&limits, &clock, Host { env, clock: clock.clone() });
+        let mut engine = engine::build(&clock, Host { env, clock: clock.clone() });
         engine.set_module_resolver(Resolver(Arc::clone(&sources)));
         let known = lint::native(&engine);
         let shared = Arc::new(Shared { engine, limits, clock, sources, known });
@@ -126,11 +130,42 @@ impl Scripts {
     }
 }
 
+/// A function as sidehook runs it.
+struct Body {
+    name: ImmutableString,
+    params: Vec<ImmutableString>,
+    statements: Vec<Stmt>,
+}
+
+impl Body {
+    /// Every function that has a name.
+    fn all(ast: &AST) -> Vec<Self> {
+        let named = ast.iter_functions().filter(|f| !f.name.contains('$'));
+        let found = named.filter_map(|f| ast.shared_lib().get_script_fn(f.name, f.params.len()).map(Arc::clone));
+        found
+            .map(|function| {
+                let mut statements = Vec::new();
+                // Of a script with this function only, what stands at the top is its body.
+                let alone = AST::new([], Module::from([Arc::clone(&function)]));
+                alone.walk(&mut |path| {
+                    if let [ASTNode::Stmt(statement)] = path {
+                        statements.push((*statement).clone());
+                    }
+                    true
+                });
+                Self { name: function.name.clone(), params: function.params.to_vec(), statements }
+            })
+            .collect()
+    }
+}
+
 /// A compiled rule file with its optional `accept`, `transform`, `headers`.
 pub struct Rule {
     file: String,
     functions: Vec<(String, usize)>,
-    ast: AST,
+    bodies: Vec<Body>,
+    /// Its functions, imports and constants: what a call begins with.
+    frame: GlobalRuntimeState,
     shared: Arc<Shared>,
     health: Health,
 }
@@ -166,6 +201,10 @@ impl Rule {
         self.functions.iter().any(|(n, p)| n == name && *p == parameters)
     }
 
+    pub(super) fn health(&self) -> &Health {
+        &self.health
+    }
+
     pub(super) fn limits(&self) -> &ScriptLimits {
         &self.shared.limits
     }
@@ -174,14 +213,31 @@ impl Rule {
         &self,
         call: &Call,
         function: &str,
-        args: impl FuncArgs,
+        args: &mut [Dynamic],
         suspend_for: Duration,
     ) -> Result<Dynamic, RuleError> {
         let shared = &self.shared;
         let what = Callee { file: &self.file, name: self.name(), function, inline: None, health: &self.health };
-        shared.run(call, &what, suspend_for, || {
-            shared.engine.call_fn::<Dynamic>(&mut Scope::new(), &self.ast, function, args)
-        })
+        shared.run(call, &what, suspend_for, || self.invoke(function, args))
+    }
+
+    /// Runs the statements of a function. Rhai's way of calling one puts the place of the call over the place at which a
+    /// limit ended it, and sidehook calls from no place.
+    fn invoke(&self, function: &str, args: &mut [Dynamic]) -> Result<Dynamic, Box<EvalAltResult>> {
+        let Some(found) = self.bodies.iter().find(|body| body.name == function && body.params.len() == args.len())
+        else {
+            return Err(EvalAltResult::ErrorFunctionNotFound(function.to_owned(), Position::NONE).into());
+        };
+        let mut frame = self.frame.clone();
+        // As within a function: a constant defined there is none of the script.
+        frame.level = 1;
+        frame.scope_level = 1;
+        let mut scope = Scope::new();
+        for (name, value) in found.params.iter().zip(args) {
+            scope.push_dynamic(name.clone(), value.take());
+        }
+        #[expect(deprecated, reason = "Rhai marks so what it may change; there is no other way to this")]
+        self.shared.engine.eval_statements_raw(&mut frame, &mut Caches::new(), &mut scope, &found.statements)
     }
 }
 
@@ -200,6 +256,10 @@ impl std::fmt::Debug for When {
 }
 
 impl When {
+    pub(super) fn health(&self) -> &Health {
+        &self.health
+    }
+
     pub(super) fn limits(&self) -> &ScriptLimits {
         &self.shared.limits
     }
@@ -212,9 +272,7 @@ impl When {
             scope.push_dynamic("event", view::of_event(&event.root));
             shared.engine.eval_ast_with_scope::<Dynamic>(&mut scope, &self.ast)
         })?;
-        value
-            .as_bool()
-            .map_err(|kind| RuleError::new("", "when", "type", format!("when gave {kind}, not true or false")))
+        value.as_bool().map_err(|kind| RuleError::new("", "when", "type", format!("gave {kind}, not true or false")))
     }
 }
 

@@ -10,7 +10,7 @@ use super::Shared;
 use super::link::key_of;
 use crate::clock::Timestamp;
 use crate::limits;
-use crate::rules::engine::Call;
+use crate::rules::engine::{Call, Mode};
 use crate::rules::explain;
 use crate::rules::program::RuleError;
 use crate::telemetry::rules::{RuleRan, RuleSuspended};
@@ -23,13 +23,30 @@ pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, Box<EvalAltResult>>) ->
 
 /// Time-outs in a row, and until when the rule rests.
 #[derive(Debug, Default)]
-pub(super) struct Health {
+pub(in crate::rules) struct Health {
     timeouts: AtomicU32,
     /// Milliseconds since the epoch; 0 while the rule runs.
     suspended_until: AtomicI64,
+    /// How many evaluations yet are not tried quickly.
+    takes_long: AtomicU32,
 }
 
 impl Health {
+    /// Whether a quick try is worth while.
+    pub(in crate::rules) fn is_quick(&self) -> bool {
+        let left = self.takes_long.load(Ordering::Relaxed);
+        if left > 0 {
+            // Two at once may count one: it is a guess anyway.
+            self.takes_long.store(left - 1, Ordering::Relaxed);
+        }
+        left == 0 && self.timeouts.load(Ordering::Relaxed) == 0 && self.suspended_until.load(Ordering::Relaxed) == 0
+    }
+
+    /// A quick try came to nothing.
+    pub(in crate::rules) fn takes_long(&self) {
+        self.takes_long.store(limits::QUICK_RULE_REST, Ordering::Relaxed);
+    }
+
     /// Whether a call may run. After a suspension one call at a time tries whether the rule is well again.
     fn admit(&self, now: Timestamp, suspend_for: Duration) -> bool {
         let until = self.suspended_until.load(Ordering::Acquire);
@@ -68,16 +85,21 @@ impl Shared {
         suspend_for: Duration,
         run: impl FnOnce() -> Result<Dynamic, Box<EvalAltResult>>,
     ) -> Result<Dynamic, RuleError> {
-        if !what.health.admit(self.clock.now(), suspend_for) {
+        if call.mode == Mode::Service && !what.health.admit(self.clock.now(), suspend_for) {
             let message = format!("suspended after {} time-outs in a row; mend the script", limits::RULE_TIMEOUTS);
             return Err(RuleError::new(what.file, what.function, "suspended", message));
         }
         let start = self.clock.instant();
-        call.arm(start, self.limits.time);
+        call.arm(start, &self.limits);
         let result = guarded(run).and_then(|value| call.ended().map(|()| value));
-        let took = self.clock.instant().duration_since(start);
+        let end = self.clock.instant();
+        // What a function of Rhai did last, no operation follows that would look at the clock.
+        let result = result.and_then(|value| call.in_time(end).map(|()| value));
+        let took = end.duration_since(start);
         call.disarm(took);
-        RuleRan { rule: what.name, took }.emit();
+        if call.mode == Mode::Service {
+            RuleRan { rule: what.name, took }.emit();
+        }
         let result = result.map_err(|error| {
             let text_of = |file: &str| {
                 let source = || self.sources.files.get(key_of(file)).map(|source| Arc::clone(&source.text));
@@ -87,7 +109,7 @@ impl Shared {
         });
         // An endless loop meets whichever limit is nearer; either way it had its time.
         let timed_out = result.as_ref().is_err_and(|error| matches!(error.kind, "timeout" | "operations"));
-        if what.health.record(timed_out, self.clock.now(), suspend_for) {
+        if call.mode == Mode::Service && what.health.record(timed_out, self.clock.now(), suspend_for) {
             RuleSuspended { rule: what.name, suspended_for: suspend_for }.emit();
         }
         result

@@ -51,6 +51,42 @@ fn the_definitions_hold_every_host_function_and_what_scripts_are_given() {
 }
 
 #[test]
+fn the_definitions_are_in_rhais_own_format() {
+    // As in the definitions that Rhai brings along: a header, comments, and declarations that end in a semicolon.
+    let kind = r"(?:\?|String|int|float|bool|Map|Array)";
+    let function = format!(r"^fn ([a-z_0-9]+)\(((?:[a-z_]+: {kind}(?:, )?)*)\)(?: -> {kind})?;$");
+    let (function, variable) = (
+        regex::Regex::new(&function).expect("a pattern"),
+        regex::Regex::new(&format!("^let ([a-z]+): {kind};$")).expect("a pattern"),
+    );
+    let engine = rhai::Engine::new_raw();
+    for (file, text) in definition_files() {
+        assert_eq!(text.lines().next(), Some("module static;"), "{file}");
+        let mut described = false;
+        for line in text.lines().skip(1).filter(|line| !line.is_empty()) {
+            if line.starts_with("///") {
+                described = true;
+                continue;
+            }
+            assert!(described, "{file}: nothing is said of {line}");
+            described = false;
+            let mut names: Vec<&str> = Vec::new();
+            if let Some(found) = function.captures(line) {
+                let parameters = found.get(2).map_or("", |p| p.as_str());
+                names.extend(parameters.split(", ").filter_map(|p| p.split(':').next()).filter(|p| !p.is_empty()));
+                assert!(engine.compile(format!("fn {}() {{}}", &found[1])).is_ok(), "{file}: {line}");
+            } else {
+                let found = variable.captures(line).unwrap_or_else(|| panic!("{file}: {line}"));
+                names.push(found.get(1).map_or("", |name| name.as_str()));
+            }
+            for name in names {
+                assert!(engine.compile(format!("let {name} = 1;")).is_ok(), "{file}: {name} is reserved: {line}");
+            }
+        }
+    }
+}
+
+#[test]
 fn the_readme_holds_the_table() {
     let table = host_functions_markdown();
     assert!(README.contains(&table), "put this into rules/README.md, section Host functions:\n{table}");

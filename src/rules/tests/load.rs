@@ -13,6 +13,18 @@ const MISTAKES: &[(&str, &str)] = &[
         "const LIMIT = 3;\nfn accept(event) { event.n < LIMIT }",
         "2:30 `LIMIT` is a constant of the script: inside a function write global::LIMIT",
     ),
+    (
+        "const LIMIT = 3;\nfn accept(event) { event.n < global::LIMT }",
+        "2:38 unknown constant `global::LIMT`: did you mean `global::LIMIT`?",
+    ),
+    (
+        "fn accept(event) { event.n < global::NOTHING }",
+        "1:38 unknown constant `global::NOTHING`: define it outside functions (const NOTHING = …)",
+    ),
+    (
+        "import \"lib/tools\" as t;\nfn accept(event) { event.n < t::NOTHING }",
+        "2:33 unknown constant `t::NOTHING`: only what the script exports is there (export const NOTHING = …)",
+    ),
     ("fn accept(event) { evnt.n < 3 }", "1:20 unknown variable `evnt`: did you mean `event`?"),
     (
         "fn accept(event) { nothing_like_it < 3 }",
@@ -34,7 +46,7 @@ const MISTAKES: &[(&str, &str)] = &[
         "1:1 outside functions a script may only import and define constants: use const, or move this into a function",
     ),
     ("const A = 1 / 0;", "1:13 division by zero: 1 / 0"),
-    ("const A = env(\"HOME\");", "1:11 env(\"HOME\"): not set, or not listed in rules_env"),
+    ("const A = env(\"HOME\");", "1:11 env(\"HOME\"): rules_env does not list it"),
     ("const A = now();", "1:11 now() is there only while an event is handled"),
     ("import \"lib/nope\" as n;", "1:1 import \"lib/nope\": there is no lib/nope.rhai under rules_dir"),
     (
@@ -105,6 +117,42 @@ const MISTAKES: &[(&str, &str)] = &[
     ("export const A = 1;\nprivate fn b(x) { this + x }\nfn accept(event) { 1.b(2) == 3 }", ""),
     ("fn a() { 1 }\nfn a() { 2 }", "2:1 function a with no parameters already exists"),
     ("const A = #{ x: 1 }; const B = A.x + 1; fn accept(event) { global::B == 2 }", ""),
+    // All at once, whatever stands before them.
+    (
+        "fn accept(event) { evnt.n < qq }\nfn transform(event, payload) { payload.x = evnt; redact_fone(payload); sha256(); payload }",
+        "1:20 unknown variable `evnt`: did you mean `event`? | 1:29 unknown variable `qq`: declare it with let, or take it as a parameter \
+         | 2:44 unknown variable `evnt`: did you mean `event`? | 2:50 unknown function `redact_fone`: did you mean `redact_phone`? \
+         | 2:72 `sha256` takes 1 argument here, not 0",
+    ),
+    (
+        "const LIMIT = 3;\nfn accept(event) { event.n < LIMIT && nope(tools::x(1)) }",
+        "2:30 `LIMIT` is a constant of the script: inside a function write global::LIMIT | 2:39 unknown function `nope` \
+         | 2:44 unknown module `tools`: import it first, for example import \"lib/tools\" as tools;",
+    ),
+    (
+        "fn accept(event) { event.tags.filter(|t| t == zz).some(|t| yy(t)) }",
+        "1:47 unknown variable `zz`: declare it with let, or take it as a parameter | 1:60 unknown function `yy`",
+    ),
+    (
+        "fn accept(event) { zz }\nfn transform(event, payload) { payload.x = ; }",
+        "1:20 unknown variable `zz`: declare it with let, or take it as a parameter | 2:44 unexpected ';'",
+    ),
+    (
+        "import \"lib/nope\" as n;\nfn accept(event) { n::x() && nope() }",
+        "1:1 import \"lib/nope\": there is no lib/nope.rhai under rules_dir | 2:30 unknown function `nope`",
+    ),
+    // Rhai would make a float of it.
+    (
+        "fn accept(event) { event.n == 123456789012345678901234567890 }",
+        "1:31 123456789012345678901234567890 is beyond 64 bits, and would be rounded: write \
+         parse_json(\"123456789012345678901234567890\") for the exact number, or 123456789012345678901234567890.0 for a rounded one",
+    ),
+    (
+        "fn accept(event) { event.n > -9223372036854775809 }",
+        "1:30 -9223372036854775809 is beyond 64 bits, and would be rounded: write \
+         parse_json(\"-9223372036854775809\") for the exact number, or -9223372036854775809.0 for a rounded one",
+    ),
+    ("fn accept(event) { event.n > -9223372036854775808 && event.n < 9223372036854775807 && event.n < 1e30 }", ""),
 ];
 
 #[test]

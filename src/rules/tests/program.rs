@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::Clock;
+use crate::limits;
+use crate::rules::engine::Mode;
 
 fn params(entries: &[(&str, &str)], missing: Missing) -> Params {
     let entries = entries
@@ -93,7 +95,7 @@ fn missing_entries_follow_the_setting() {
     match plain(params(&entries, Missing::Error)).evaluate(&event, None) {
         Outcome::Failed { error, fallback: None } => {
             assert_eq!(error.kind, "missing");
-            assert_eq!(error.message, "params: the event has no `argument.nope` for the key `a` (missing: error)");
+            assert_eq!(error.message, "the event has no `argument.nope` for the key `a` (missing: error)");
         }
         other => panic!("{other:?}"),
     }
@@ -228,6 +230,38 @@ fn a_rule_that_times_out_five_times_rests_and_then_tries_once() {
 }
 
 #[test]
+fn a_rehearsal_neither_suspends_a_rule_nor_minds_that_it_is() {
+    let clock = Clock::manual(Timestamp::from_millis(1_000_000));
+    let sources =
+        BTreeMap::from([("slow.rhai".to_owned(), Arc::from("fn accept(event) { if event.n == 1 { loop {} } true }"))]);
+    let limits = ScriptLimits { operations: 1000, time: Duration::from_secs(10) };
+    let (scripts, problems) = Scripts::compile(&sources, BTreeMap::new(), limits, clock);
+    assert_eq!(problems, []);
+    let program = Program { rule: scripts.rule("slow"), ..program("") };
+    let (slow, fast) = (event(r#"{"type":"x","n":1}"#), event(r#"{"type":"x","n":2}"#));
+    let kind = |event: &Event, rehearsal: bool| match program.evaluate(event, rehearsal.then(Trace::default).as_mut()) {
+        Outcome::Failed { error, .. } => error.kind,
+        _ => "sent",
+    };
+    for _ in 0..10 {
+        assert_eq!(kind(&slow, true), "operations");
+    }
+    assert_eq!(kind(&fast, false), "sent", "the rule in service was not suspended");
+    for _ in 0..5 {
+        kind(&slow, false);
+    }
+    assert_eq!([kind(&fast, false), kind(&fast, true)], ["suspended", "sent"]);
+}
+
+#[test]
+fn a_preview_says_which_headers_were_dropped() {
+    let program = program("fn headers(event, payload) { #{ \"Host\": \"x\", \"X-Y\": 1 } }");
+    let mut trace = Trace::default();
+    let _ = program.evaluate(&event(COMPLETED), Some(&mut trace));
+    assert_eq!(trace.log, ["the header host was dropped: it is kept for the signature, the protocol or the config"]);
+}
+
+#[test]
 fn a_trace_shows_what_happened() {
     let program = program(
         "fn accept(event) { print(\"seen\"); true }\nfn transform(event, payload) { log_warn(event.metadata.tags); #{} }",
@@ -246,8 +280,146 @@ fn now_and_uuid_are_fixed_per_event() {
     let script = "fn transform(event, payload) { #{ now: now(), a: uuid(), b: uuid() } }";
     let first = run(script).expect("a payload");
     assert_eq!(first, run(script).expect("a payload"));
-    assert!(first.contains(r#""now":"2026-01-03T11:38:11Z""#), "{first}");
+    assert!(first.contains(r#""now":"2026-01-03T11:38:11.000Z""#), "{first}");
     let value: serde_json::Value = serde_json::from_str(&first).expect("JSON");
     assert_ne!(value["a"], value["b"]);
     assert_eq!(value["a"].as_str().map(|a| (a.len(), &a[14..15])), Some((36, "8")));
+}
+
+/// What a quick try gives is what the rule gives; where it cannot be quiet, good and quick it gives nothing, and nothing of
+/// it is left.
+#[test]
+fn a_quick_try_counts_only_where_it_ends_well_and_silently() {
+    let event = event(COMPLETED);
+    // A clock that stands still: only operations run out.
+    let program = |script: &str| {
+        let sources = BTreeMap::from([("rule.rhai".to_owned(), Arc::from(script))]);
+        let clock = Clock::manual(Timestamp::from_millis(1_000_000));
+        let (scripts, problems) = Scripts::compile(&sources, BTreeMap::new(), ScriptLimits::default(), clock);
+        assert_eq!(problems, [], "{script}");
+        Program { rule: scripts.rule("rule.rhai"), ..super::program("") }
+    };
+    let quick = |script: &str| {
+        let program = program(script);
+        let tried = program.evaluate_quickly(&event);
+        (tried.map(|outcome| format!("{outcome:?}")), format!("{:?}", program.evaluate(&event, None)))
+    };
+    for script in [
+        "fn transform(event, payload) { payload.id = uuid(); payload.n = event.conversation.messages.len(); payload }",
+        "fn transform(event, payload) { () }",
+        "fn accept(event) { event.argument.caller == `nobody` }",
+        "fn headers(event, payload) { #{ \"X-Region\": event.metadata.region } }",
+    ] {
+        let (tried, done) = quick(script);
+        assert_eq!(tried.as_deref(), Some(done.as_str()), "{script}");
+    }
+    for script in [
+        "fn transform(event, payload) { log_info(`said`); payload }",
+        "fn transform(event, payload) { throw `never`; }",
+        "fn transform(event, payload) { 7 }",
+        "fn transform(event, payload) { let n = 0; for i in 0..5000 { n += i; } payload }",
+        "fn transform(event, payload) { let n = 0; for i in 0..5000 { n += i; } throw `late` }",
+        "fn headers(event, payload) { #{ \"webhook-id\": `mine` } }",
+    ] {
+        let (tried, _) = quick(script);
+        assert_eq!(tried, None, "{script}");
+    }
+    let long = program("fn transform(event, payload) { let n = 0; for i in 0..5000 { n += i; } payload }");
+    assert!(long.evaluate_quickly(&event).is_none());
+    assert_eq!(body(&long, &event), body(&program(""), &event), "it has all its time where it is not quick");
+    let rest = (0..limits::QUICK_RULE_REST).filter(|_| long.evaluate_quickly(&event).is_some()).count();
+    assert_eq!(rest, 0);
+}
+
+#[test]
+fn a_suspended_rule_is_not_tried_quickly() {
+    let event = event(COMPLETED);
+    let slow = program("fn transform(event, payload) { if event.metadata.region == `eu` { loop { } } payload }");
+    for _ in 0..limits::RULE_TIMEOUTS {
+        assert!(matches!(slow.evaluate(&event, None), Outcome::Failed { .. }));
+    }
+    let harmless = super::event(r#"{"type":"a.b"}"#);
+    assert!(slow.evaluate_quickly(&harmless).is_none());
+}
+
+#[test]
+fn an_error_at_a_limit_names_its_place() {
+    for (script, kind, function, line, column, excerpt) in [
+        ("fn transform(event, payload) {\n loop {\n }\n}", "operations", "transform", 2, 7, "2 |  loop {\n  |       ^"),
+        (
+            "fn transform(event, payload) {\n  let n = 0;\n  while true { n += 1; }\n}",
+            "operations",
+            "transform",
+            3,
+            0,
+            "3 |   while true { n += 1; }",
+        ),
+        (
+            "fn transform(event, payload) {\n  let s = \"x\";\n  for i in 0..30 {\n    s += s;\n  }\n}",
+            "size",
+            "transform",
+            4,
+            0,
+            "4 |     s += s;",
+        ),
+        (
+            "fn transform(event, payload) {\n  deeper(1)\n}\nfn deeper(n) { deeper(n + 1) }",
+            "depth",
+            "transform",
+            2,
+            3,
+            "2 |   deeper(1)\n  |   ^",
+        ),
+        (
+            "fn transform(event, payload) {\n  helper();\n}\nfn helper() { loop { 1; } }",
+            "operations",
+            "transform",
+            2,
+            3,
+            "2 |   helper();\n  |   ^",
+        ),
+    ] {
+        let error = run(script).expect_err(script);
+        assert_eq!((error.kind, error.function.as_str(), error.line), (kind, function, line), "{script}: {error:?}");
+        assert!(column == 0 || error.column == column, "{script}: {error:?}");
+        assert!(error.column > 0 && error.excerpt.starts_with(excerpt), "{script}: {error:?}");
+        let called = ["deeper", "helper"].iter().find(|name| script.contains(&format!("fn {name}")));
+        match called {
+            Some(name) => assert!(error.message.ends_with(&format!(", in `{name}`")), "{error}"),
+            None => assert!(!error.message.contains("in `"), "{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_function_that_overran_has_timed_out() {
+    for mode in [Mode::Rehearsal, Mode::Service] {
+        let sources = BTreeMap::from([("rule.rhai".to_owned(), Arc::from("fn transform(event, payload) { payload }"))]);
+        let limits = ScriptLimits { operations: 200_000, time: Duration::ZERO };
+        let (scripts, problems) = Scripts::compile(&sources, BTreeMap::new(), limits, Clock::System);
+        assert_eq!(problems, []);
+        let mut program = program("");
+        program.rule = scripts.rule("rule");
+        let mut trace = Trace::default();
+        match program.evaluate(&event(COMPLETED), (mode == Mode::Rehearsal).then_some(&mut trace)) {
+            Outcome::Failed { error, .. } => {
+                assert_eq!((error.kind, error.line, error.column), ("timeout", 1, 1), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn handlers_are_run_as_functions() {
+    for (script, want) in [
+        ("fn transform(event, payload) { return #{ v: 1 }; }", r#"{"v":1}"#),
+        ("fn transform(event, payload) { const A = 2; let f = |x| x + A; #{ v: f.call(1) } }", r#"{"v":3}"#),
+        (
+            "const A = 5;\nfn transform(event, payload) { const A = 2; #{ v: A, g: global::A, h: help() } }\nfn help() { global::A }",
+            r#"{"g":5,"h":5,"v":2}"#,
+        ),
+    ] {
+        assert_eq!(run(script).as_deref(), Ok(want), "{script}");
+    }
 }

@@ -118,6 +118,12 @@ fn a_failing_case_shows_the_difference() {
         let expect = Expect::read(&Json::parse(expect).expect("JSON")).expect("a good case");
         assert_eq!(expect.check(&program, &event).faults.join(" | "), want);
     }
+    let digits = super::program("fn transform(event, payload) { #{ big: event.metadata.big } }");
+    for (expect, holds) in [("18446744073709551615", true), ("18446744073709551616", false)] {
+        let expect = Json::parse(format!("{{\"payload\":{{\"big\":{expect}}}}}")).expect("JSON");
+        let faults = Expect::read(&expect).expect("a good case").check(&digits, &event).faults;
+        assert_eq!(faults.is_empty(), holds, "{faults:?}");
+    }
     for (expect, want) in [
         ("{}", "expect is empty: name payload, contains, headers, skipped: true, or error"),
         (r#"{"skiped":true}"#, "expect.skiped is unknown: it has payload, contains, headers, skipped and error"),

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
