@@ -9,7 +9,7 @@
 //! answers 503. They take turns of a tenth of a second, so that other work on the machine weighs on both alike; counted is
 //! what arrives at the other ninety-nine. Three hundred such pairs give a median of ratios with its interval of confidence; a
 //! first round in which all destinations of both answer shows what the method itself makes of nothing. Then all of one are
-//! down for a while, and what has gathered goes out.
+//! down for a while, and what has gathered goes out. `SIDEHOOK_BENCH_PAIRS` sets how many pairs there are.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -39,7 +39,6 @@ use tokio_util::sync::CancellationToken;
 
 const WEBHOOKS: u64 = 100;
 const SENDERS: u64 = 64;
-const PAIRS: usize = 300;
 const TURN: Duration = Duration::from_millis(100);
 
 /// How destinations answer: the first one, or all.
@@ -97,7 +96,7 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (well, ill) = (Bench::start().await, Bench::start().await);
-        println!("{WEBHOOKS} webhooks, {SENDERS} senders, {PAIRS} pairs of {} ms", TURN.as_millis());
+        println!("{WEBHOOKS} webhooks, {SENDERS} senders, {} pairs of {} ms", how_many_pairs(), TURN.as_millis());
         for (name, mode) in
             [("none is dead", GOOD), ("one never answers", FIRST_HANGS), ("one answers 503", FIRST_FAILS)]
         {
@@ -108,7 +107,7 @@ fn main() {
                 ill.turn().await;
             }
             let mut pairs = Vec::new();
-            for pair in 0..PAIRS {
+            for pair in 0..how_many_pairs() {
                 // Each comes first in every other pair.
                 let (good, bad) = if pair % 2 == 0 {
                     let good = well.turn().await;
@@ -145,6 +144,11 @@ fn report(name: &str, mut pairs: Vec<(f64, f64, f64)>) {
         mean(|pair| pair.2),
         mean(|pair| pair.1)
     );
+}
+
+/// Pairs of turns for each state of the one destination.
+fn how_many_pairs() -> usize {
+    std::env::var("SIDEHOOK_BENCH_PAIRS").ok().and_then(|s| s.parse().ok()).unwrap_or(300)
 }
 
 fn seconds() -> Duration {
