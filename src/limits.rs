@@ -245,3 +245,21 @@ pub const SCRIPT_PROBLEMS: usize = 20;
 pub const LINGER_BYTES: usize = 16 * 1024 * 1024;
 /// See [`LINGER_BYTES`].
 pub const LINGER: Duration = Duration::from_secs(2);
+/// Header lines of one message that is relayed.
+pub const HEADER_LINES: usize = 1024;
+/// Extension of one chunk of a body that is relayed.
+pub const CHUNK_EXTENSION_BYTES: usize = 16 * 1024;
+/// Connections that one proxy source serves at once.
+pub const RELAY_CONNECTIONS: usize = 16 * 1024;
+/// Requests at once over one HTTP/2 connection to a proxy source.
+pub const RELAY_STREAMS: u32 = 1024;
+/// What one read of relayed bytes takes at most, per direction.
+pub const RELAY_READ_BYTES: usize = 64 * 1024;
+/// How long a kept connection to an upstream may have been quiet for a request that must not be sent twice.
+pub const RELAY_RESTED: Duration = Duration::from_secs(1);
+/// How often kept connections to an upstream are looked through.
+pub const RELAY_SWEEP: Duration = Duration::from_secs(5);
+/// How long it is remembered whether an upstream speaks HTTP/2.
+pub const HTTP2_REMEMBERED: Duration = Duration::from_secs(5 * 60);
+/// How long an upstream is given to answer a greeting in HTTP/2.
+pub const HTTP2_GREETING: Duration = Duration::from_secs(1);
