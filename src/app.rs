@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, Parts};
 use crate::clock::{Clock, Entropy};
-use crate::config::model::{Listen, Settings, Source};
+use crate::config::model::{Listen, Settings, SourceKind};
 use crate::config::{self, Generation, Report};
 use crate::dispatch::{self, Dispatcher, Summary};
 use crate::ingest::{self, Ingest};
@@ -119,15 +119,21 @@ impl App {
 
         let mut sources = Vec::new();
         let mut sources_done = Vec::new();
-        for (name, Source::Http { listen, .. }) in &settings.sources {
-            let listener = net::bind(listen).await.map_err(at(&format!("sources.{name}.listen")))?;
-            sources.push((name.clone(), listener.local().clone()));
-            let source = Arc::new(HttpSource::new(Arc::from(name.as_str()), Arc::clone(&ingest)));
-            let service = hyper::service::service_fn(move |request| {
-                let source = Arc::clone(&source);
-                async move { Ok::<_, std::convert::Infallible>(source.handle(request).await) }
-            });
-            sources_done.push(tokio::spawn(net::serve(listener, service, intake.clone(), ServeOptions::default())));
+        for (name, source) in &settings.sources {
+            match &source.kind {
+                SourceKind::Http { listen, .. } => {
+                    let listener = net::bind(listen).await.map_err(at(&format!("sources.{name}.listen")))?;
+                    sources.push((name.clone(), listener.local().clone()));
+                    let source = HttpSource::new(Arc::from(name.as_str()), Arc::clone(&ingest));
+                    sources_done.push(tokio::spawn(serve_http(listener, Arc::new(source), intake.clone())));
+                }
+                SourceKind::Proxy { .. }
+                | SourceKind::Stdin
+                | SourceKind::Unix { .. }
+                | SourceKind::File { .. }
+                | SourceKind::Exec(_)
+                | SourceKind::Sse { .. } => {}
+            }
         }
         let dispatcher = tokio::spawn(dispatcher.run());
         let followers = vec![
@@ -225,6 +231,14 @@ impl App {
         let _ = tokio::task::spawn_blocking(move || self.admin_thread.join()).await;
         leftover
     }
+}
+
+async fn serve_http(listener: net::Listener, source: Arc<HttpSource<Ingest>>, stop: CancellationToken) {
+    let service = hyper::service::service_fn(move |request| {
+        let source = Arc::clone(&source);
+        async move { Ok::<_, std::convert::Infallible>(source.handle(request).await) }
+    });
+    net::serve(listener, service, stop, ServeOptions::default()).await;
 }
 
 /// Tells the outbox and the metrics about each new generation.

@@ -163,6 +163,14 @@ impl Entropy {
         }
     }
 
+    /// A random number of 64 bits.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        let mut bytes = [0; 8];
+        self.fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
     /// A uniform number in `[0, 1)`.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "53 bits fit an f64 exactly")]

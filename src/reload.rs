@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Timestamp};
-use crate::config::model::{Inputs, Settings, Source};
+use crate::config::model::{Inputs, Settings};
 use crate::config::{self, Generation, Loaded, Problem, Report};
 use crate::event::own::{Trouble, Troubles};
 use crate::limits;
@@ -402,19 +402,13 @@ fn pin(started: &Settings, new: &mut Settings) -> Vec<String> {
         names.push("admin.listen".to_owned());
         new.admin.listen = started.admin.listen.clone();
     }
-    for (name, source) in &started.sources {
-        let Source::Http { listen: bound, .. } = source;
-        match new.sources.get_mut(name) {
-            Some(Source::Http { listen, .. }) if listen == bound => {}
-            Some(Source::Http { listen, .. }) => {
-                names.push(format!("sources.{name}.listen"));
-                *listen = bound.clone();
-            }
-            // Its listener is still open, and must go on asking for its token.
-            None => {
-                names.push(format!("sources.{name}"));
-                new.sources.insert(name.clone(), source.clone());
-            }
+    for (name, started) in &started.sources {
+        if let Some(source) = new.sources.get_mut(name) {
+            names.extend(source.pin(started).map(|key| format!("sources.{name}{key}")));
+        } else {
+            // It is still open, and must go on asking for its token.
+            names.push(format!("sources.{name}"));
+            new.sources.insert(name.clone(), started.clone());
         }
     }
     let added: Vec<String> = new.sources.keys().filter(|name| !started.sources.contains_key(*name)).cloned().collect();

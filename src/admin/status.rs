@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use super::problem::failed;
 use super::{Admin, gauges, webhooks};
 use crate::config::Generation;
-use crate::config::model::Source;
 use crate::outbox::Health;
 use crate::telemetry;
 
@@ -46,14 +45,13 @@ pub(super) async fn status(State(admin): State<Admin>) -> Response {
     let generation: &Generation = &current;
     let health = admin.outbox.health().borrow().clone();
     let listening = admin.listening.get().map_or(&[][..], Vec::as_slice);
-    let sources: Vec<Value> = listening
+    let sources: Vec<Value> = generation
+        .settings
+        .sources
         .iter()
-        .map(|(name, listen)| {
-            let namespace = match generation.settings.sources.get(name) {
-                Some(Source::Http { namespace, .. }) => &**namespace,
-                None => "",
-            };
-            json!({"name": name, "type": "http", "listen": listen.to_string(), "namespace": namespace})
+        .map(|(name, source)| {
+            let listen = listening.iter().find(|(n, _)| n == name).map(|(_, listen)| listen.to_string());
+            json!({"name": name, "type": source.type_name(), "listen": listen, "namespace": source.namespace})
         })
         .collect();
     Json(json!({

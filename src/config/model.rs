@@ -1,5 +1,7 @@
 //! The compiled configuration: validated values that the actors read. Built by `config::load` only.
 
+mod sources;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,6 +14,7 @@ use crate::delivery::{BreakerPolicy, Rate, RetryPolicy};
 use crate::rules::{Program, Scripts};
 use crate::secret::{Secret, SecretKey};
 use crate::sign::Signer;
+pub use sources::{Exec, Overflow, Read, Source, SourceKind, Tap, TapFormat};
 
 /// One validated snapshot of everything the files say. Swapped whole.
 pub struct Generation {
@@ -58,7 +61,7 @@ pub struct Inputs {
 pub struct Reach {
     /// `admin.listen` and `admin.token`
     pub admin: Option<(Listen, Option<Secret>)>,
-    /// The first http source with its token.
+    /// The first http source with its token, where there is one.
     pub source: Option<(Listen, Option<Secret>)>,
     /// `outbox.path`, with the keys of `outbox.encryption_key` as far as they can be read.
     pub outbox: Option<(PathBuf, Vec<SecretKey>)>,
@@ -113,20 +116,6 @@ impl std::fmt::Display for Listen {
     }
 }
 
-/// One source. Further types join this enum.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Source {
-    /// `type: http`
-    Http {
-        /// Where it listens.
-        listen: Listen,
-        /// Bearer token that senders must show.
-        token: Option<Secret>,
-        /// Namespace of its events.
-        namespace: Arc<str>,
-    },
-}
-
 /// `outbox`, beside its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxSettings {
@@ -153,6 +142,8 @@ pub struct Conversations {
     pub durable: bool,
     /// `retain`
     pub retain: Duration,
+    /// `idle_timeout`: after so long without an event an open conversation has failed.
+    pub idle_timeout: Option<Duration>,
     /// `max_open_age`
     pub max_open_age: Duration,
 }

@@ -1,17 +1,17 @@
 //! `sidehook.yaml` without its webhooks: from a checked tree to [`Settings`]. Does no I/O of its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::decode::Decoder;
 use super::fields::Fields;
-use super::model::{Admin, Conversations, Egress, Listen, OutboxSettings, Reach, Settings, Source};
+use super::model::{Admin, Conversations, Egress, Listen, OutboxSettings, Reach, Settings, SourceKind};
 use super::proxy;
 use super::sealing;
 use super::shape;
+use super::sources::{self, is_local, listen};
 use super::values;
 use super::yaml::{Key, Node};
 use crate::limits;
@@ -39,7 +39,7 @@ pub struct Decoded {
 /// Reads the settings of the root mapping.
 pub fn decode(d: &mut Decoder<'_>, root: &Fields<'_>) -> Decoded {
     let day = (Duration::ZERO, YEARS);
-    let sources = sources(d, root);
+    let sources = sources::decode(d, root);
     let (outbox_path, outbox) = outbox(d, root);
     let conversations = conversations(d, root);
     let admin = admin(d, root);
@@ -51,7 +51,7 @@ pub fn decode(d: &mut Decoder<'_>, root: &Fields<'_>) -> Decoded {
     let _ = root.get("analyses");
     let dedupe_window = root.duration(d, "dedupe_window", DAY, day);
     let (shutdown_accept, shutdown_grace) = shutdown(d, root);
-    same_address(d, root, &sources, &admin);
+    sources::same_address(d, root, &sources, &admin);
     let dir = root.get("rules_dir").and_then(|node| d.text(node).map(|text| (node.span, text)));
     let rules_dir = d.locate(dir.as_ref().map_or("rules", |(_, text)| text.as_str()));
     Decoded {
@@ -98,12 +98,13 @@ pub fn reach(d: &Decoder<'_>, tree: &Node, root: &Fields<'_>, settings: &Setting
         return Reach::default();
     }
     let good = |name| root.get(name).is_none_or(|node| !d.is_troubled(node));
-    let first = settings.sources.values().next();
+    let first = settings.sources.values().find_map(|source| match &source.kind {
+        SourceKind::Http { listen, token } => Some((listen.clone(), token.clone())),
+        _ => None,
+    });
     Reach {
         admin: good("admin").then(|| (settings.admin.listen.clone(), settings.admin.token.clone())),
-        source: first
-            .filter(|_| good("sources"))
-            .map(|Source::Http { listen, token, .. }| (listen.clone(), token.clone())),
+        source: first.filter(|_| good("sources")),
         outbox: outbox_is_good(d, root)
             .then(|| (settings.outbox_path.clone(), settings.outbox.encryption_keys.clone())),
     }
@@ -120,116 +121,11 @@ fn outbox_is_good(d: &Decoder<'_>, root: &Fields<'_>) -> bool {
     })
 }
 
-fn default_source() -> Source {
-    let listen = Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 7070)));
-    Source::Http { listen, token: None, namespace: Arc::from("") }
-}
-
-fn sources(d: &mut Decoder<'_>, root: &Fields<'_>) -> BTreeMap<String, Source> {
-    let Some(node) = root.get("sources") else {
-        return BTreeMap::from([("events".to_owned(), default_source())]);
-    };
-    let mut out = BTreeMap::new();
-    let entries = d.map(node).unwrap_or_default();
-    if entries.is_empty() {
-        let help = "name one: {events: {type: http, listen: 127.0.0.1:7070}}, or leave `sources` out".to_owned();
-        d.problem(node.span, "without a source nothing comes in", Some(help));
-    }
-    for (key, node) in entries {
-        check_name(d, key, "source");
-        if let Some(source) = source(d, key, node) {
-            out.insert(key.text.clone(), source);
-        }
-    }
-    out
-}
-
 /// Checks a name that stands as a key.
 pub fn check_name(d: &mut Decoder<'_>, key: &Key, of: &str) {
     if let Err(right) = values::name(&key.text) {
         d.problem(key.span, format!("not a name for a {of}: {right}"), Some(values::rename(&key.text)));
     }
-}
-
-fn source(d: &mut Decoder<'_>, key: &Key, node: &Node) -> Option<Source> {
-    // Which keys belong here, only `type` tells.
-    let kind = match &node.value {
-        super::yaml::Value::Map(entries) => entries.iter().find(|(k, _)| k.text == "type").map(|(_, v)| v),
-        _ => None,
-    };
-    let named = kind.and_then(|node| d.choice(node, &shape::SOURCE_TYPES));
-    let block = named.and_then(shape::source).unwrap_or(&shape::SOURCE_HTTP);
-    let fields = d.fields(node, block, None)?;
-    if kind.is_none() {
-        fields.require(d, "type", "`type: http`");
-        return None;
-    }
-    let name = named?;
-    if name != "http" {
-        let message = format!("known source type, not available in this version of sidehook: `{name}`");
-        d.problem(kind.map_or(node.span, |k| k.span), message, Some("use `type: http`".to_owned()));
-        return None;
-    }
-    let namespace = fields.get("namespace").and_then(|n| d.loose(n).map(|text| (n, text)));
-    if let Some((node, text)) = &namespace
-        && text.len() > limits::NAME_BYTES
-    {
-        d.problem(node.span, format!("a namespace is longer than {} bytes", limits::NAME_BYTES), None);
-    }
-    // Nothing infers an end in this version, so either value says the same.
-    let _ = fields.boolean(d, "infer_failure", true);
-    let token = fields.get("token").and_then(|n| d.secret(n));
-    let listen = fields.require(d, "listen", "`listen: 127.0.0.1:7070`").and_then(|n| listen(d, n))?;
-    if token.is_none() && !is_local(&listen) && fields.get("token").is_none() {
-        d.warnings.push(format!(
-            "source {}: {listen} can be reached from other machines and asks for no token; whoever reaches it can send events",
-            key.text
-        ));
-    }
-    Some(Source::Http { listen, token, namespace: Arc::from(namespace.map(|(_, t)| t).unwrap_or_default()) })
-}
-
-/// Whether only this machine can reach it.
-#[must_use]
-pub fn is_local(listen: &Listen) -> bool {
-    match listen {
-        Listen::Tcp(address) => address.ip().to_canonical().is_loopback(),
-        Listen::Unix(_) => true,
-    }
-}
-
-fn listen(d: &mut Decoder<'_>, node: &Node) -> Option<Listen> {
-    let text = d.loose(node)?;
-    if let Some(path) = text.strip_prefix("unix:") {
-        let path = d.locate(path.strip_prefix("//").unwrap_or(path));
-        if path.as_os_str().len() > limits::SOCKET_PATH_BYTES || text.len() <= "unix:".len() {
-            let help = Some(format!("write unix:/path, with a path of at most {} bytes", limits::SOCKET_PATH_BYTES));
-            d.problem(node.span, format!("{} is no path for a unix socket", d.quote(node)), help);
-            return None;
-        }
-        return Some(Listen::Unix(path));
-    }
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Some(Listen::Tcp(address));
-    }
-    let right = "write IP:PORT or unix:/path".to_owned();
-    let help = if d.quote(node).contains(super::mask::STARS) {
-        right
-    } else if let Some(port) = text.strip_prefix("localhost:") {
-        format!("write 127.0.0.1:{port}")
-    } else if let Some(port) = text.strip_prefix("*:").or_else(|| text.strip_prefix(':')) {
-        format!("write 127.0.0.1:{port} for this machine only, or 0.0.0.0:{port} for all")
-    } else if text.parse::<u16>().is_ok() {
-        format!("write 127.0.0.1:{text}")
-    } else if text.parse::<std::net::IpAddr>().is_ok() {
-        "add a port: 127.0.0.1:7070, or \"[::1]:7070\" in quotes".to_owned()
-    } else if text.contains("://") {
-        format!("{right}, without a scheme")
-    } else {
-        right
-    };
-    d.problem(node.span, format!("{} is no address to listen on", d.quote(node)), Some(help));
-    None
 }
 
 fn outbox(d: &mut Decoder<'_>, root: &Fields<'_>) -> (PathBuf, OutboxSettings) {
@@ -272,7 +168,7 @@ fn outbox(d: &mut Decoder<'_>, root: &Fields<'_>) -> (PathBuf, OutboxSettings) {
 }
 
 fn conversations(d: &mut Decoder<'_>, root: &Fields<'_>) -> Conversations {
-    let mut out = Conversations { durable: true, retain: HOUR, max_open_age: 7 * DAY };
+    let mut out = Conversations { durable: true, retain: HOUR, idle_timeout: None, max_open_age: 7 * DAY };
     let Some(fields) = root.get("conversations").and_then(|node| d.fields(node, &shape::CONVERSATIONS, None)) else {
         return out;
     };
@@ -400,19 +296,4 @@ fn rules_env(d: &mut Decoder<'_>, root: &Fields<'_>) -> BTreeMap<String, String>
         }
     }
     out
-}
-
-/// Two listeners cannot share an address.
-fn same_address(d: &mut Decoder<'_>, root: &Fields<'_>, sources: &BTreeMap<String, Source>, admin: &Admin) {
-    let mut seen = BTreeSet::new();
-    let mut named = vec![("admin".to_owned(), &admin.listen)];
-    named.extend(sources.iter().map(|(name, Source::Http { listen, .. })| (format!("source {name}"), listen)));
-    for (name, listen) in named {
-        let any_port = matches!(listen, Listen::Tcp(address) if address.port() == 0);
-        if !any_port && !seen.insert(listen.to_string()) {
-            let span = root.get("sources").or(root.get("admin")).map_or(root.span, |node| node.span);
-            let message = format!("{name} listens on {listen}, and so does another listener");
-            d.problem(span, message, Some("give each its own port".to_owned()));
-        }
-    }
 }

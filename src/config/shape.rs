@@ -457,7 +457,7 @@ pub static SHUTDOWN: Block = Block {
     ],
 };
 
-pub use sources::{SOURCE_HTTP, SOURCE_TYPES, source};
+pub use sources::{SOURCE_HTTP, SOURCE_TYPES, TAP, TAP_FORMATS, source};
 
 /// What people write instead, from other tools and from habit, with the key they mean.
 #[must_use]

@@ -228,7 +228,8 @@ fn suggest_event(d: &mut Decoder<'_>, node: &Node, pattern: &str) {
     }
 }
 
-fn headers(d: &mut Decoder<'_>, fields: &Fields<'_>, signature: &[HeaderName]) -> Vec<(HeaderName, HeaderValue)> {
+/// `headers`, without those that sidehook sets itself.
+pub fn headers(d: &mut Decoder<'_>, fields: &Fields<'_>, signature: &[HeaderName]) -> Vec<(HeaderName, HeaderValue)> {
     let mut out: Vec<(HeaderName, HeaderValue)> = Vec::new();
     let Some(node) = fields.get("headers") else { return out };
     for (key, value) in d.map(node).unwrap_or_default() {

@@ -117,7 +117,12 @@ mod tests {
     use super::*;
 
     fn settings() -> Conversations {
-        Conversations { durable: false, retain: Duration::from_secs(60), max_open_age: Duration::from_secs(3600) }
+        Conversations {
+            durable: false,
+            retain: Duration::from_secs(60),
+            idle_timeout: None,
+            max_open_age: Duration::from_secs(3600),
+        }
     }
 
     fn key(n: i64) -> ConversationKey {

@@ -22,14 +22,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, Entropy, Timestamp};
 use crate::config::Generation;
-use crate::config::model;
+use crate::config::model::{self, SourceKind};
 use crate::event::own::Troubles;
 use crate::event::{Event, Identity, Incoming, Role, Stamp, State};
 use crate::limits;
 use crate::outbox::{
     Arrival, Batch, CommitError, ConversationKey, Decision, Dedupe, Outbox, OutboxError, Receipt, Seen,
 };
-use crate::source::{Accepted, HttpSettings, Items, Refusal, Sink};
+use crate::source::{Accepted, Items, Refusal, Sink, SourceSettings, StreamEnd, StreamId};
 use crate::telemetry::ingest::{EventAccepted, NotDelivered};
 pub use again::{Again, Counts, Replay, ReplayError, Replayed};
 use decide::Decider;
@@ -111,7 +111,8 @@ impl Ingest {
         loop {
             tries += 1;
             let mut draft = self.draft(items, &generation).await?;
-            let batch = std::mem::take(&mut draft.batch);
+            let mut batch = std::mem::take(&mut draft.batch);
+            batch.offsets.extend(items.offset.iter().map(|offset| (items.source.to_string(), offset.clone())));
             let counted: Vec<_> = batch
                 .arrivals
                 .iter()
@@ -119,7 +120,7 @@ impl Ingest {
                 .collect();
             let failed: Vec<_> =
                 batch.arrivals.iter().flat_map(|a| own::dead_letters(&a.event_type, &a.decisions)).collect();
-            if batch.arrivals.is_empty() {
+            if batch.arrivals.is_empty() && batch.offsets.is_empty() {
                 return Ok(answer(items, draft, &Receipt::default(), &[]));
             }
             match self.outbox.commit(batch).await {
@@ -292,14 +293,27 @@ impl Sink for Ingest {
         self.accept_items(&items).await
     }
 
-    fn http_settings(&self, source: &str) -> HttpSettings {
+    fn settings(&self, source: &str) -> SourceSettings {
         let generation = self.generations.borrow();
         let settings = &generation.settings;
-        let (token, namespace) = match settings.sources.get(source) {
-            Some(model::Source::Http { token, namespace, .. }) => (token.clone(), Arc::clone(namespace)),
-            None => (None, Arc::from("")),
+        let source = settings.sources.get(source);
+        let token = match source.map(|source| &source.kind) {
+            Some(SourceKind::Http { token, .. }) => token.clone(),
+            _ => None,
         };
-        HttpSettings { body_bytes: settings.body_bytes, token, namespace }
+        let namespace = source.map_or_else(|| Arc::from(""), |source| Arc::clone(&source.namespace));
+        SourceSettings { body_bytes: settings.body_bytes, token, namespace }
+    }
+
+    fn open_stream(&self) -> StreamId {
+        // Never negative, so that it reads well in a store.
+        StreamId(i64::try_from(self.entropy.number() >> 1).unwrap_or(0))
+    }
+
+    async fn ended(&self, _end: StreamEnd) {}
+
+    async fn offset(&self, source: &str) -> Result<Option<String>, String> {
+        self.outbox.offset(source).await.map_err(|e| e.to_string())
     }
 }
 

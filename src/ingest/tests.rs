@@ -41,7 +41,14 @@ fn rig() -> Rig {
 
 async fn sent(rig: &Rig, body: &str) -> Accepted {
     let item = Incoming::read(&Json::parse(body.to_owned()).expect("JSON")).expect("an event");
-    let items = Items { source: "events".into(), namespace: "".into(), items: vec![item], traceparent: None };
+    let items = Items {
+        source: "events".into(),
+        namespace: "".into(),
+        items: vec![item],
+        traceparent: None,
+        stream: None,
+        offset: None,
+    };
     rig.ingest.accept(items).await.expect("accepted")
 }
 
@@ -120,7 +127,14 @@ async fn all_items_whose_id_is_taken_are_named() {
     let refused = async |texts: Vec<String>| {
         let read = |text: &String| Incoming::read(&Json::parse(text.clone()).expect("JSON")).expect("an event");
         let items = texts.iter().map(read).collect();
-        let items = Items { source: "events".into(), namespace: "".into(), items, traceparent: None };
+        let items = Items {
+            source: "events".into(),
+            namespace: "".into(),
+            items,
+            traceparent: None,
+            stream: None,
+            offset: None,
+        };
         match rig.ingest.accept(items).await {
             Err(Refusal::IdConflict { items, detail }) => (items, detail),
             other => panic!("{other:?}"),

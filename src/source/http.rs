@@ -8,7 +8,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use tokio::sync::Semaphore;
 
 use super::problem::{Item, Problem};
-use super::{Accepted, HttpSettings, Items, Refusal, Sink};
+use super::{Accepted, Items, Refusal, Sink, SourceSettings};
 use crate::event::{Incoming, ItemError, Json, Kind, trace};
 use crate::limits;
 use crate::telemetry::ingest::EventRejected;
@@ -69,7 +69,7 @@ impl<S: Sink> HttpSource<S> {
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let settings = self.sink.http_settings(&self.name);
+        let settings = self.sink.settings(&self.name);
         authorize(request.headers(), &settings)?;
         let media = media_of(request.headers())?;
         let traceparent = traceparent_of(request.headers());
@@ -86,7 +86,14 @@ impl<S: Sink> HttpSource<S> {
         if items.is_empty() {
             return Ok(Accepted { accepted: 0, duplicates: 0, ids: Vec::new() });
         }
-        let items = Items { source: Arc::clone(&self.name), namespace: settings.namespace, items, traceparent };
+        let items = Items {
+            source: Arc::clone(&self.name),
+            namespace: settings.namespace,
+            items,
+            traceparent,
+            stream: None,
+            offset: None,
+        };
         self.sink.accept(items).await.map_err(refused)
     }
 
@@ -94,7 +101,7 @@ impl<S: Sink> HttpSource<S> {
     async fn read<B>(
         &self,
         request: Request<B>,
-        settings: &HttpSettings,
+        settings: &SourceSettings,
     ) -> Result<(Bytes, tokio::sync::OwnedSemaphorePermit), Problem>
     where
         B: http_body::Body<Data = Bytes> + Send,
@@ -145,7 +152,7 @@ fn method_not_allowed(allow: &'static str) -> Response<Full<Bytes>> {
     response
 }
 
-fn authorize(headers: &HeaderMap, settings: &HttpSettings) -> Result<(), Problem> {
+fn authorize(headers: &HeaderMap, settings: &SourceSettings) -> Result<(), Problem> {
     let Some(token) = &settings.token else { return Ok(()) };
     let shown = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
     let shown = shown.and_then(|v| v.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));

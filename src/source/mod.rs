@@ -1,6 +1,7 @@
 //! Where bytes come in. A source reads and checks items and hands them to a [`Sink`]; it knows neither rules nor
 //! webhooks, and acknowledges only what the sink says is durable.
 
+pub mod feed;
 pub mod http;
 mod problem;
 
@@ -22,6 +23,53 @@ pub struct Items {
     pub items: Vec<Incoming>,
     /// W3C trace context of the request.
     pub traceparent: Option<Arc<str>>,
+    /// The stream they came by, for sources whose streams can end.
+    pub stream: Option<StreamId>,
+    /// How far the source has read with these: stored with them, and handed back after a restart.
+    pub offset: Option<String>,
+}
+
+/// One connection, child process or exchange that events come by; no two have the same, over restarts too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StreamId(pub i64);
+
+/// A stream is over: what of its conversations is open has failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamEnd {
+    /// Name of the source.
+    pub source: Arc<str>,
+    /// Which stream.
+    pub stream: StreamId,
+    /// Why.
+    pub reason: EndReason,
+}
+
+/// Why a conversation has failed although nobody said so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndReason {
+    /// Its stream closed.
+    Disconnected,
+    /// The assistant's process ended.
+    ProcessExited {
+        /// Its exit code, unless a signal ended it.
+        code: Option<i32>,
+        /// The signal that ended it.
+        signal: Option<i32>,
+    },
+    /// Nothing was heard of it for `conversations.idle_timeout`.
+    IdleTimeout,
+}
+
+impl EndReason {
+    /// As the event's `reason` names it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Disconnected => "disconnected",
+            Self::ProcessExited { .. } => "process_exited",
+            Self::IdleTimeout => "idle_timeout",
+        }
+    }
 }
 
 /// What became of [`Items`]; all of it is durable.
@@ -68,12 +116,25 @@ pub enum Refusal {
     },
 }
 
-/// What an http source needs to know, from the generation in force.
+impl Refusal {
+    /// What to tell the sender.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        match self {
+            Self::IdConflict { detail, .. }
+            | Self::TooLarge { detail, .. }
+            | Self::Full { detail, .. }
+            | Self::Unavailable { detail, .. } => detail,
+        }
+    }
+}
+
+/// What a source needs to know, from the generation in force.
 #[derive(Debug, Clone)]
-pub struct HttpSettings {
-    /// Largest body.
+pub struct SourceSettings {
+    /// Largest body, line or message.
     pub body_bytes: u64,
-    /// Bearer token that senders must show.
+    /// Bearer token that senders must show, of an http source.
     pub token: Option<Secret>,
     /// Namespace of its events.
     pub namespace: Arc<str>,
@@ -84,6 +145,16 @@ pub trait Sink: Send + Sync + 'static {
     /// Makes the items durable, or refuses them whole.
     fn accept(&self, items: Items) -> impl Future<Output = Result<Accepted, Refusal>> + Send;
 
-    /// Settings of the http source called `source`.
-    fn http_settings(&self, source: &str) -> HttpSettings;
+    /// Settings of the source called `source`.
+    fn settings(&self, source: &str) -> SourceSettings;
+
+    /// A number for a stream that begins.
+    fn open_stream(&self) -> StreamId;
+
+    /// Ends what a stream left open, unless its source's `infer_failure` says not to. Returns once that is durable, or
+    /// nothing is taken in any more.
+    fn ended(&self, end: StreamEnd) -> impl Future<Output = ()> + Send;
+
+    /// How far the source called `source` had read at its last commit.
+    fn offset(&self, source: &str) -> impl Future<Output = Result<Option<String>, String>> + Send;
 }

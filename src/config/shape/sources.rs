@@ -1,8 +1,8 @@
 //! Keys of sources: which there are, only `type` tells.
 
-use super::{Block, Kind, key, later, required};
+use super::{Block, Key, Kind, key, later, required};
 
-/// Types of sources, the available one first.
+/// Types of sources.
 pub static SOURCE_TYPES: [&str; 8] = ["http", "proxy", "stdin", "unix", "file", "exec", "sse", "nats"];
 
 macro_rules! source {
@@ -34,28 +34,31 @@ source!(
     SOURCE_PROXY,
     "source_proxy",
     [
-        later("listen", Kind::Listen, "Where it listens."),
-        later("upstream", Kind::Url, "The assistant."),
-        later("taps", Kind::List(&Kind::Block(&TAP)), "What is read along."),
+        required("listen", Kind::Listen, "Where it listens."),
+        required("upstream", Kind::Url, "The assistant."),
+        key("taps", Kind::List(&Kind::Block(&TAP)), "[]", "What is read along."),
     ]
 );
 source!(SOURCE_STDIN, "source_stdin", []);
-source!(SOURCE_UNIX, "source_unix", [later("listen", Kind::Listen, "Where it listens.")]);
-source!(SOURCE_FILE, "source_file", [later("path", Kind::Path, "The file that is followed.")]);
+source!(SOURCE_UNIX, "source_unix", [required("listen", Kind::Listen, "The socket it listens on: unix:/path.")]);
+source!(SOURCE_FILE, "source_file", [required("path", Kind::Path, "The file that is followed.")]);
 source!(
     SOURCE_EXEC,
     "source_exec",
     [
-        later("command", Kind::List(&Kind::Text), "The assistant's program and its arguments."),
-        later("env", Kind::Map(&Kind::Hidden), "Its environment."),
-        later("cwd", Kind::Path, "Its working directory."),
-        later("on_overflow", Kind::Choice(&["drop", "block"]), "What happens when the outbox is full."),
+        required("command", Kind::List(&Kind::Text), "The assistant's program and its arguments."),
+        key("env", Kind::Map(&Kind::HeaderValue), "{}", "Added to its environment. Values are never shown."),
+        key("cwd", Kind::Path, "", "Its working directory."),
+        OVERFLOW,
     ]
 );
 source!(
     SOURCE_SSE,
     "source_sse",
-    [later("url", Kind::Url, "The stream."), later("headers", Kind::Map(&Kind::Hidden), "Request headers."),]
+    [
+        required("url", Kind::Url, "The stream."),
+        key("headers", Kind::Map(&Kind::HeaderValue), "{}", "Request headers. Values are never shown."),
+    ]
 );
 source!(
     SOURCE_NATS,
@@ -67,16 +70,26 @@ source!(
     ]
 );
 
+const OVERFLOW: Key = key(
+    "on_overflow",
+    Kind::Choice(&["drop", "block"]),
+    "\"drop\"",
+    "Whether what cannot be kept up with is dropped, or its sender waits.",
+);
+
+/// What the messages of a tap are made of.
+pub static TAP_FORMATS: [&str; 4] = ["json", "ndjson", "sse", "websocket"];
+
 /// One of `taps`.
 pub static TAP: Block = Block {
     name: "tap",
     keys: &[
-        later("path", Kind::Text, "Path, may hold `*`."),
-        later("method", Kind::Text, "Method."),
-        later("read", Kind::Choice(&["request", "response", "both"]), "Which side is read."),
-        later("format", Kind::Choice(&["json", "ndjson", "sse", "websocket"]), "What it is made of."),
+        required("path", Kind::Text, "Path, may hold `*` for one segment and `**` for any."),
+        key("method", Kind::Text, "", "Only of this method."),
+        key("read", Kind::Choice(&["request", "response", "both"]), "\"both\"", "Which side is read."),
+        required("format", Kind::Choice(&TAP_FORMATS), "What it is made of."),
         later("adapter", Kind::Path, "A rule that makes events of messages."),
-        later("on_overflow", Kind::Choice(&["drop", "block"]), "What happens to what it cannot keep up with."),
+        OVERFLOW,
     ],
 };
 

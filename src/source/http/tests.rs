@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::secret::Secret;
+use crate::source::{StreamEnd, StreamId};
 
 #[derive(Default)]
 struct Probe {
@@ -25,8 +26,18 @@ impl Sink for Probe {
         Ok(Accepted { accepted, duplicates: 0, ids })
     }
 
-    fn http_settings(&self, _: &str) -> HttpSettings {
-        HttpSettings { body_bytes: self.body_bytes.unwrap_or(1000), token: self.token.clone(), namespace: "".into() }
+    fn open_stream(&self) -> StreamId {
+        StreamId(1)
+    }
+
+    async fn ended(&self, _: StreamEnd) {}
+
+    async fn offset(&self, _: &str) -> Result<Option<String>, String> {
+        Ok(None)
+    }
+
+    fn settings(&self, _: &str) -> SourceSettings {
+        SourceSettings { body_bytes: self.body_bytes.unwrap_or(1000), token: self.token.clone(), namespace: "".into() }
     }
 }
 

@@ -1,0 +1,248 @@
+//! `sources`: from a checked tree to [`Source`]s, each type by its own keys. Opens and reads nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use super::decode::Decoder;
+use super::fields::Fields;
+use super::model::{Admin, Exec, Listen, Overflow, Read, Source, SourceKind, Tap, TapFormat};
+use super::settings::check_name;
+use super::shape;
+use super::webhook;
+use super::yaml::{Key, Node};
+use crate::limits;
+use crate::secret::Secret;
+
+/// Types that this version has.
+const AVAILABLE: [&str; 1] = ["http"];
+
+fn default_source() -> Source {
+    let listen = Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 7070)));
+    Source { kind: SourceKind::Http { listen, token: None }, namespace: Arc::from(""), infer_failure: true }
+}
+
+/// Reads `sources` of the root mapping.
+pub fn decode(d: &mut Decoder<'_>, root: &Fields<'_>) -> BTreeMap<String, Source> {
+    let Some(node) = root.get("sources") else {
+        return BTreeMap::from([("events".to_owned(), default_source())]);
+    };
+    let mut out = BTreeMap::new();
+    let entries = d.map(node).unwrap_or_default();
+    if entries.is_empty() {
+        let help = "name one: {events: {type: http, listen: 127.0.0.1:7070}}, or leave `sources` out".to_owned();
+        d.problem(node.span, "without a source nothing comes in", Some(help));
+    }
+    for (key, node) in entries {
+        check_name(d, key, "source");
+        if let Some(source) = source(d, key, node) {
+            out.insert(key.text.clone(), source);
+        }
+    }
+    out
+}
+
+fn source(d: &mut Decoder<'_>, key: &Key, node: &Node) -> Option<Source> {
+    // Which keys belong here, only `type` tells.
+    let kind = match &node.value {
+        super::yaml::Value::Map(entries) => entries.iter().find(|(k, _)| k.text == "type").map(|(_, v)| v),
+        _ => None,
+    };
+    let named = kind.and_then(|node| d.choice(node, &shape::SOURCE_TYPES));
+    let block = named.and_then(shape::source).unwrap_or(&shape::SOURCE_HTTP);
+    let fields = d.fields(node, block, None)?;
+    if kind.is_none() {
+        fields.require(d, "type", "`type: http`");
+        return None;
+    }
+    let name = named?;
+    if !AVAILABLE.contains(&name) {
+        let message = format!("known source type, not available in this version of sidehook: `{name}`");
+        d.problem(kind.map_or(node.span, |k| k.span), message, Some("use `type: http`".to_owned()));
+        return None;
+    }
+    let namespace = fields.get("namespace").and_then(|n| d.loose(n).map(|text| (n, text)));
+    if let Some((node, text)) = &namespace
+        && text.len() > limits::NAME_BYTES
+    {
+        d.problem(node.span, format!("a namespace is longer than {} bytes", limits::NAME_BYTES), None);
+    }
+    let infer_failure = fields.boolean(d, "infer_failure", true);
+    let kind = match name {
+        "http" => http(d, key, &fields),
+        "proxy" => proxy(d, &fields),
+        "stdin" => Some(SourceKind::Stdin),
+        "unix" => unix(d, &fields),
+        "file" => file(d, &fields),
+        "exec" => exec(d, &fields),
+        "sse" => sse(d, &fields),
+        _ => None,
+    }?;
+    Some(Source { kind, namespace: Arc::from(namespace.map(|(_, t)| t).unwrap_or_default()), infer_failure })
+}
+
+fn http(d: &mut Decoder<'_>, key: &Key, fields: &Fields<'_>) -> Option<SourceKind> {
+    let token = fields.get("token").and_then(|n| d.secret(n));
+    let listen = fields.require(d, "listen", "`listen: 127.0.0.1:7070`").and_then(|n| listen(d, n))?;
+    if token.is_none() && !is_local(&listen) && fields.get("token").is_none() {
+        d.warnings.push(format!(
+            "source {}: {listen} can be reached from other machines and asks for no token; whoever reaches it can send events",
+            key.text
+        ));
+    }
+    Some(SourceKind::Http { listen, token })
+}
+
+fn unix(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<SourceKind> {
+    let node = fields.require(d, "listen", "`listen: unix:/run/sidehook/events.sock`")?;
+    let listen = listen(d, node)?;
+    if matches!(listen, Listen::Tcp(_)) {
+        let help = "write unix:/path, or use `type: http`".to_owned();
+        d.problem(node.span, format!("{} is no unix socket", d.quote(node)), Some(help));
+        return None;
+    }
+    Some(SourceKind::Unix { listen })
+}
+
+fn file(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<SourceKind> {
+    let path = fields.require(d, "path", "`path: /var/log/assistant/events.ndjson`").and_then(|n| d.text(n))?;
+    Some(SourceKind::File { path: d.locate(&path) })
+}
+
+fn exec(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<SourceKind> {
+    let node = fields.require(d, "command", "`command: [python, bot.py]`")?;
+    let items = d.list(node)?;
+    let command: Vec<String> = items.iter().filter_map(|item| d.loose(item)).collect();
+    if command.first().is_none_or(String::is_empty) {
+        let help = "write the program and its arguments: [python, bot.py]".to_owned();
+        d.problem(node.span, "there is no program to run", Some(help));
+        return None;
+    }
+    let mut env = Vec::new();
+    if let Some(node) = fields.get("env") {
+        for (key, value) in d.map(node).unwrap_or_default() {
+            if key.text.is_empty() || key.text.contains(['=', '\0']) {
+                let message = format!("{} is no name of a variable", d.quote_key(key));
+                d.problem(key.span, message, Some("write NAME: VALUE".to_owned()));
+                continue;
+            }
+            let text = match &value.value {
+                super::yaml::Value::Map(_) => d.secret(value),
+                _ => d.loose(value).map(Secret::new),
+            };
+            env.extend(text.map(|text| (key.text.clone(), text)));
+        }
+    }
+    let cwd = fields.get("cwd").and_then(|n| d.text(n)).map(|path| d.locate(&path));
+    let on_overflow = overflow(d, fields);
+    Some(SourceKind::Exec(Exec { command, env, cwd, on_overflow }))
+}
+
+fn sse(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<SourceKind> {
+    let headers = webhook::headers(d, fields, &[]);
+    let url = fields.require(d, "url", "`url: https://…`").and_then(|n| webhook::url(d, n, true))?;
+    Some(SourceKind::Sse { url, headers })
+}
+
+fn proxy(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<SourceKind> {
+    let taps = fields.get("taps").map(|node| taps(d, node)).unwrap_or_default();
+    let upstream =
+        fields.require(d, "upstream", "`upstream: http://127.0.0.1:8000`").and_then(|n| webhook::url(d, n, true));
+    let listen = fields.require(d, "listen", "`listen: 127.0.0.1:7072`").and_then(|n| listen(d, n))?;
+    Some(SourceKind::Proxy { listen, upstream: upstream?, taps })
+}
+
+fn taps(d: &mut Decoder<'_>, node: &Node) -> Vec<Tap> {
+    let items = d.list(node).unwrap_or_default();
+    items.iter().filter_map(|item| tap(d, item)).collect()
+}
+
+fn tap(d: &mut Decoder<'_>, node: &Node) -> Option<Tap> {
+    let fields = d.fields(node, &shape::TAP, None)?;
+    let method = fields.get("method").and_then(|n| Some((n, d.text(n)?)));
+    let method = method.and_then(|(node, text)| {
+        let parsed = http::Method::from_bytes(text.as_bytes()).ok();
+        if parsed.is_none() {
+            d.problem(node.span, format!("{} is no method", d.quote(node)), Some("write POST, for example".to_owned()));
+        }
+        parsed
+    });
+    let read = match fields.choice(d, "read", "both") {
+        "request" => Read::Request,
+        "response" => Read::Response,
+        _ => Read::Both,
+    };
+    let on_overflow = overflow(d, &fields);
+    let format = fields.require(d, "format", "`format: json`").and_then(|n| d.choice(n, &shape::TAP_FORMATS));
+    let path = fields.require(d, "path", "`path: /v1/*/events`").and_then(|n| d.text(n));
+    let format = match format? {
+        "ndjson" => TapFormat::Ndjson,
+        "sse" => TapFormat::Sse,
+        "websocket" => TapFormat::Websocket,
+        _ => TapFormat::Json,
+    };
+    Some(Tap { path: path?, method, read, format, on_overflow })
+}
+
+fn overflow(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Overflow {
+    if fields.choice(d, "on_overflow", "drop") == "block" { Overflow::Block } else { Overflow::Drop }
+}
+
+/// Whether only this machine can reach it.
+#[must_use]
+pub fn is_local(listen: &Listen) -> bool {
+    match listen {
+        Listen::Tcp(address) => address.ip().to_canonical().is_loopback(),
+        Listen::Unix(_) => true,
+    }
+}
+
+/// An address to listen on.
+pub fn listen(d: &mut Decoder<'_>, node: &Node) -> Option<Listen> {
+    let text = d.loose(node)?;
+    if let Some(path) = text.strip_prefix("unix:") {
+        let path = d.locate(path.strip_prefix("//").unwrap_or(path));
+        if path.as_os_str().len() > limits::SOCKET_PATH_BYTES || text.len() <= "unix:".len() {
+            let help = Some(format!("write unix:/path, with a path of at most {} bytes", limits::SOCKET_PATH_BYTES));
+            d.problem(node.span, format!("{} is no path for a unix socket", d.quote(node)), help);
+            return None;
+        }
+        return Some(Listen::Unix(path));
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Some(Listen::Tcp(address));
+    }
+    let right = "write IP:PORT or unix:/path".to_owned();
+    let help = if d.quote(node).contains(super::mask::STARS) {
+        right
+    } else if let Some(port) = text.strip_prefix("localhost:") {
+        format!("write 127.0.0.1:{port}")
+    } else if let Some(port) = text.strip_prefix("*:").or_else(|| text.strip_prefix(':')) {
+        format!("write 127.0.0.1:{port} for this machine only, or 0.0.0.0:{port} for all")
+    } else if text.parse::<u16>().is_ok() {
+        format!("write 127.0.0.1:{text}")
+    } else if text.parse::<std::net::IpAddr>().is_ok() {
+        "add a port: 127.0.0.1:7070, or \"[::1]:7070\" in quotes".to_owned()
+    } else if text.contains("://") {
+        format!("{right}, without a scheme")
+    } else {
+        right
+    };
+    d.problem(node.span, format!("{} is no address to listen on", d.quote(node)), Some(help));
+    None
+}
+
+/// Two listeners cannot share an address.
+pub fn same_address(d: &mut Decoder<'_>, root: &Fields<'_>, sources: &BTreeMap<String, Source>, admin: &Admin) {
+    let mut seen = BTreeSet::new();
+    let mut named = vec![("admin".to_owned(), &admin.listen)];
+    named.extend(sources.iter().filter_map(|(name, source)| Some((format!("source {name}"), source.listen()?))));
+    for (name, listen) in named {
+        let any_port = matches!(listen, Listen::Tcp(address) if address.port() == 0);
+        if !any_port && !seen.insert(listen.to_string()) {
+            let span = root.get("sources").or(root.get("admin")).map_or(root.span, |node| node.span);
+            let message = format!("{name} listens on {listen}, and so does another listener");
+            d.problem(span, message, Some("give each its own port".to_owned()));
+        }
+    }
+}

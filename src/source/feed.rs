@@ -1,0 +1,155 @@
+//! What every source that reads messages one after another does with each: makes items of it and hands them on until they
+//! are durable. Waits where the source may wait, and says what became of a message; who sent it is the source's business.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+use super::{Accepted, Items, Refusal, Sink, StreamId};
+use crate::event::{Incoming, Json, Kind};
+use crate::limits;
+use crate::telemetry::ingest::EventRejected;
+
+/// One source's way to the sink. Cloning shares it.
+pub struct Feed<S> {
+    name: Arc<str>,
+    sink: Arc<S>,
+    stop: CancellationToken,
+}
+
+impl<S> Clone for Feed<S> {
+    fn clone(&self) -> Self {
+        Self { name: Arc::clone(&self.name), sink: Arc::clone(&self.sink), stop: self.stop.clone() }
+    }
+}
+
+/// Where a message stands in what its source reads.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    /// The stream that it came by.
+    pub stream: Option<StreamId>,
+    /// How far the source has read with it.
+    pub offset: Option<String>,
+}
+
+/// Whether a message may wait for an outbox that takes nothing at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// It is handed on again until it is taken, or intake ends.
+    Wait,
+    /// It is given up at once.
+    None,
+}
+
+/// Why nothing of a message was stored. Counted and logged already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unfit {
+    /// It is no event, or not one that can be taken: it would be no different next time.
+    Bad(String),
+    /// The outbox takes nothing at the moment, or sidehook is ending.
+    Busy(String),
+}
+
+impl Unfit {
+    /// What is wrong, for whoever sent it.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        match self {
+            Self::Bad(detail) | Self::Busy(detail) => detail,
+        }
+    }
+}
+
+impl<S: Sink> Feed<S> {
+    /// For the source called `name`; `stop` ends every wait.
+    #[must_use]
+    pub fn new(name: Arc<str>, sink: Arc<S>, stop: CancellationToken) -> Self {
+        Self { name, sink, stop }
+    }
+
+    /// The source's name.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Where it leads.
+    #[must_use]
+    pub fn sink(&self) -> &Arc<S> {
+        &self.sink
+    }
+
+    /// Cancelled when the source is to read nothing more.
+    #[must_use]
+    pub fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// A message that is JSON: one event, or an array of them, stored together or not at all.
+    pub async fn json(&self, message: Bytes, place: Place, patience: Patience) -> Result<Accepted, Unfit> {
+        match read(message) {
+            Ok(items) => self.items(items, place, patience).await,
+            Err(detail) => Err(self.bad("invalid", detail)),
+        }
+    }
+
+    /// Items that are read already; with none of them the place alone is stored.
+    pub async fn items(&self, items: Vec<Incoming>, place: Place, patience: Patience) -> Result<Accepted, Unfit> {
+        let Place { stream, offset } = place;
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let items = Items {
+                source: Arc::clone(&self.name),
+                namespace: self.sink.settings(&self.name).namespace,
+                items: items.clone(),
+                traceparent: None,
+                stream,
+                offset: offset.clone(),
+            };
+            let refusal = match self.sink.accept(items).await {
+                Ok(accepted) => return Ok(accepted),
+                Err(refusal) => refusal,
+            };
+            let (reason, retry_after) = match &refusal {
+                Refusal::IdConflict { .. } => return Err(self.bad("id_conflict", refusal.detail().to_owned())),
+                Refusal::TooLarge { .. } => return Err(self.bad("conversation_too_large", refusal.detail().to_owned())),
+                Refusal::Full { retry_after, .. } => ("full", *retry_after),
+                Refusal::Unavailable { retry_after, .. } => ("failed", *retry_after),
+            };
+            if patience == Patience::None || self.stop.is_cancelled() {
+                EventRejected { source: &self.name, reason, detail: refusal.detail() }.emit();
+                return Err(Unfit::Busy(refusal.detail().to_owned()));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause.min(retry_after)) => {}
+                () = self.stop.cancelled() => {}
+            }
+            pause *= 2;
+        }
+    }
+
+    fn bad(&self, reason: &'static str, detail: String) -> Unfit {
+        EventRejected { source: &self.name, reason, detail: &detail }.emit();
+        Unfit::Bad(detail)
+    }
+}
+
+/// The items of a JSON text; the error tells what is wrong with the first that is none.
+fn read(message: Bytes) -> Result<Vec<Incoming>, String> {
+    let root = Json::parse(message).map_err(|e| format!("this is not JSON: {e}"))?;
+    let one = |item: &Json| {
+        Incoming::read(item).map_err(|errors| {
+            let first = errors.into_iter().next();
+            first.map_or_else(String::new, |e| format!("this is no event: {:?} {}", e.pointer, e.reason))
+        })
+    };
+    if root.kind() != Kind::Array {
+        return Ok(vec![one(&root)?]);
+    }
+    if root.len() > limits::EVENTS_PER_REQUEST {
+        return Err(format!("more than {} events in one message", limits::EVENTS_PER_REQUEST));
+    }
+    root.items().map(|item| one(&item)).collect()
+}
