@@ -263,3 +263,13 @@ pub const RELAY_SWEEP: Duration = Duration::from_secs(5);
 pub const HTTP2_REMEMBERED: Duration = Duration::from_secs(5 * 60);
 /// How long an upstream is given to answer a greeting in HTTP/2.
 pub const HTTP2_GREETING: Duration = Duration::from_secs(1);
+/// Copies that one tapped stream may hold before they are read, and messages of it that wait to be handed on.
+pub const TAP_QUEUE_BYTES: usize = 4 * 1024 * 1024;
+/// Copies that all taps of one source hold together.
+pub const TAP_SOURCE_BYTES: usize = 64 * 1024 * 1024;
+/// Tapped bodies of one source that are committed at once.
+pub const TAP_COMMITS: usize = 256;
+/// What one piece of a compressed body may inflate to.
+pub const TAP_INFLATED_BYTES: usize = 16 * 1024 * 1024;
+/// How often at most a source's log says that its taps lose messages.
+pub const TAP_LOG_PAUSE: Duration = Duration::from_secs(10);

@@ -4,6 +4,7 @@
 pub mod feed;
 pub mod http;
 mod problem;
+pub mod proxy;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
@@ -34,7 +34,7 @@ pub trait Observer: Send + Sync + 'static {
 }
 
 /// Reads along in one exchange. Dropped when it is over.
-pub trait Watch: Send + Sync {
+pub trait Watch: Send {
     /// Who gets a copy of the request's body.
     fn request(&mut self) -> Option<Copier>;
 
@@ -71,31 +71,65 @@ pub enum Piece {
     End(Side, bool),
 }
 
-/// What all queues of one source may hold together.
+/// Takes copies of one direction's bytes. Dropped without `end` where the traffic broke off.
+pub trait Feed: Send {
+    /// Further bytes. Returns at once.
+    fn push(&mut self, bytes: &[u8]);
+
+    /// Pending where the traffic is to wait.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Nothing more comes; whether this is the proper end.
+    fn end(&mut self, whole: bool);
+}
+
+/// What all copies of one source may hold together, in bytes.
 #[derive(Debug)]
 pub struct Budget {
     used: AtomicUsize,
     limit: usize,
+    waiting: Mutex<Vec<Waker>>,
 }
 
 impl Budget {
     /// So many bytes.
     #[must_use]
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), limit })
+        Arc::new(Self { used: AtomicUsize::new(0), limit, waiting: Mutex::default() })
     }
 
-    fn take(&self, bytes: usize) -> bool {
+    /// Whether there was room for `bytes`, which are taken then. With `beyond` they are taken in any case.
+    pub fn take(&self, bytes: usize, beyond: bool) -> bool {
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        let fits = before + bytes <= self.limit;
+        let fits = beyond || before + bytes <= self.limit;
         if !fits {
-            self.give_back(bytes);
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
         }
         fits
     }
 
-    fn give_back(&self, bytes: usize) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    /// Gives back what was taken.
+    pub fn give_back(&self, bytes: usize) {
+        let before = self.used.fetch_sub(bytes, Ordering::SeqCst);
+        if before > self.limit {
+            for waker in self.waiting.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Pending while more is taken than there is.
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let has_room = || self.used.load(Ordering::SeqCst) <= self.limit;
+        if has_room() {
+            return Poll::Ready(());
+        }
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        drop(waiting);
+        if has_room() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -149,9 +183,9 @@ pub struct QueueHandle(Arc<Shared>);
 impl QueueHandle {
     /// Copies of one direction go into the queue. With `block` the traffic waits while it is full.
     #[must_use]
-    pub fn side(&self, side: Side, block: bool) -> Feed {
+    pub fn side(&self, side: Side, block: bool) -> Box<dyn Feed> {
         self.0.lock().senders += 1;
-        Feed { shared: Arc::clone(&self.0), side, block, whole: false }
+        Box::new(QueueFeed { shared: Arc::clone(&self.0), side, block, whole: false })
     }
 }
 
@@ -163,22 +197,22 @@ impl Drop for QueueHandle {
 }
 
 /// Puts one direction's bytes into one queue.
-pub struct Feed {
+struct QueueFeed {
     shared: Arc<Shared>,
     side: Side,
     block: bool,
     whole: bool,
 }
 
-impl Feed {
-    fn push(&self, bytes: &[u8]) {
+impl Feed for QueueFeed {
+    fn push(&mut self, bytes: &[u8]) {
         let mut state = self.shared.lock();
         if state.closed || bytes.is_empty() {
             return;
         }
         let extra = if state.bytes == 0 { QUEUE_BYTES } else { 0 };
         let fits = self.block || state.bytes + bytes.len() <= self.shared.limit;
-        if !(fits && (self.shared.budget.take(bytes.len() + extra) || self.waits_alone(bytes.len() + extra))) {
+        if !(fits && self.shared.budget.take(bytes.len() + extra, self.block)) {
             if !matches!(state.pieces.back(), Some(Part::Gap(side)) if *side == self.side) {
                 state.pieces.push_back(Part::Gap(self.side));
             }
@@ -195,30 +229,29 @@ impl Feed {
         self.shared.readable.wake();
     }
 
-    /// Who blocks goes beyond the common bound by one read, and then waits.
-    fn waits_alone(&self, bytes: usize) -> bool {
-        if self.block {
-            self.shared.budget.used.fetch_add(bytes, Ordering::Relaxed);
-        }
-        self.block
-    }
-
-    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // One that is empty never waits: what takes up the common room is not its own.
         let has_room = || {
             let state = self.shared.lock();
-            let common = self.shared.budget.used.load(Ordering::Relaxed) <= self.shared.budget.limit;
-            // One that is empty never waits: nobody would wake it.
-            state.closed || state.bytes == 0 || (state.bytes < self.shared.limit && common)
+            (state.closed || state.bytes == 0, state.bytes < self.shared.limit)
         };
-        if !self.block || has_room() {
+        if !self.block {
             return Poll::Ready(());
         }
         self.shared.writable[self.side as usize].register(cx.waker());
-        if has_room() { Poll::Ready(()) } else { Poll::Pending }
+        match has_room() {
+            (true, _) => Poll::Ready(()),
+            (false, true) => self.shared.budget.poll_room(cx),
+            (false, false) => Poll::Pending,
+        }
+    }
+
+    fn end(&mut self, whole: bool) {
+        self.whole = whole;
     }
 }
 
-impl Drop for Feed {
+impl Drop for QueueFeed {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.senders -= 1;
@@ -286,35 +319,38 @@ impl Drop for Reader {
 }
 
 /// All who get a copy of one direction.
-#[derive(Default)]
-pub struct Copier(Vec<Feed>);
+pub struct Copier(Vec<Box<dyn Feed>>);
 
 impl Copier {
     /// None where nobody does.
     #[must_use]
-    pub fn of(feeds: Vec<Feed>) -> Option<Self> {
+    pub fn of(feeds: Vec<Box<dyn Feed>>) -> Option<Self> {
         (!feeds.is_empty()).then_some(Self(feeds))
     }
 
-    pub(super) fn push(&self, bytes: &[u8]) {
-        for feed in &self.0 {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        for feed in &mut self.0 {
             feed.push(bytes);
         }
     }
 
     /// Waits until everybody who may hold up the traffic has room.
-    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.0.iter().all(|feed| feed.poll_room(cx).is_ready()) { Poll::Ready(()) } else { Poll::Pending }
+    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut ready = true;
+        for feed in &mut self.0 {
+            ready &= feed.poll_room(cx).is_ready();
+        }
+        if ready { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    pub(super) async fn room(&self) {
+    pub(super) async fn room(&mut self) {
         std::future::poll_fn(|cx| self.poll_room(cx)).await;
     }
 
     /// The direction's end was the proper one.
     pub(super) fn finish(mut self) {
         for feed in &mut self.0 {
-            feed.whole = true;
+            feed.end(true);
         }
     }
 }
@@ -331,8 +367,8 @@ mod tests {
     async fn pieces_come_out_in_order_and_the_end_is_told() {
         let budget = Budget::new(10_000);
         let (handle, mut reader) = queue(5_000, &budget);
-        let client = Copier::of(vec![handle.side(Side::Client, false)]).expect("one feed");
-        let server = Copier::of(vec![handle.side(Side::Server, false)]).expect("one feed");
+        let mut client = Copier::of(vec![handle.side(Side::Client, false)]).expect("one feed");
+        let mut server = Copier::of(vec![handle.side(Side::Server, false)]).expect("one feed");
         drop(handle);
         client.push(b"a");
         client.push(b"b");
@@ -359,7 +395,7 @@ mod tests {
         for (limit, common) in [(4, 10_000), (10_000, QUEUE_BYTES + 4)] {
             let budget = Budget::new(common);
             let (handle, mut reader) = queue(limit, &budget);
-            let copier = Copier::of(vec![handle.side(Side::Client, false)]).expect("one feed");
+            let mut copier = Copier::of(vec![handle.side(Side::Client, false)]).expect("one feed");
             copier.push(b"abcd");
             copier.push(b"e");
             copier.push(b"f");
@@ -380,12 +416,17 @@ mod tests {
         for (limit, common) in [(4, 10_000), (10_000, QUEUE_BYTES)] {
             let budget = Budget::new(common);
             let (handle, mut reader) = queue(limit, &budget);
-            let copier = Copier::of(vec![handle.side(Side::Client, true)]).expect("one feed");
+            let mut copier = Copier::of(vec![handle.side(Side::Client, true)]).expect("one feed");
             copier.push(b"abcdef");
-            let mut room = Box::pin(copier.room());
-            assert!(futures_util::poll!(&mut room).is_pending());
-            assert_eq!(reader.next().await, Some(data(Side::Client, "abcdef")));
-            room.await;
+            let (other, _) = queue(10_000, &budget);
+            let mut other = other.side(Side::Client, true);
+            {
+                let mut room = Box::pin(copier.room());
+                assert!(futures_util::poll!(&mut room).is_pending());
+                std::future::poll_fn(|cx| other.poll_room(cx)).await;
+                assert_eq!(reader.next().await, Some(data(Side::Client, "abcdef")));
+                room.await;
+            }
             copier.push(b"abcdef");
             drop(reader);
             copier.room().await;

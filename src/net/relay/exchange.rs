@@ -14,12 +14,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::Relay;
 use super::copier::{Copier, Copiers, Headers, Seen, Watch};
 use super::head::{self, HeadError, Lines, RequestHead, ResponseHead};
 use super::pump::{self, Stopped};
 use super::refusal::Refusal;
 use super::upstream::Connection;
+use super::{Relay, Way};
 use crate::limits;
 
 /// Room for a head.
@@ -176,23 +176,24 @@ async fn exchange<I>(relay: &Relay, client: &mut Client<I>, mut head: RequestHea
 where
     I: AsyncRead + AsyncWrite + Unpin + Send,
 {
+    let way = &*relay.way.load_full();
     if head.is_connect() {
-        return refuse(client, &Refusal::connect(&relay.url), true, false).await;
+        return refuse(client, &Refusal::connect(&way.url), true, false).await;
     }
     let seen = Seen { method: &head.method, target: &head.target, headers: &|| headers(&head.lines) };
     let mut watch = relay.observer.watch(&seen);
     let mut copier = watch.as_mut().and_then(|watch| watch.request());
     let repeatable = head.may_be_repeated();
     let mut first = Vec::with_capacity(1024);
-    head.write(&relay.authority, &mut first);
-    if let Err(broken) = pump::take(&mut client.buffer, &mut head.framing, copier.as_ref(), &mut first) {
+    head.write(&way.authority, &mut first);
+    if let Err(broken) = pump::take(&mut client.buffer, &mut head.framing, copier.as_mut(), &mut first) {
         let error = HeadError::Chunks(broken);
         return refuse(client, &Refusal::bad_request(&error), true, false).await;
     }
     loop {
         let rested = if repeatable { limits::POOL_IDLE_TIMEOUT } else { limits::RELAY_RESTED };
         let connected = async {
-            let mut upstream = relay.upstream.connection(rested).await?;
+            let mut upstream = way.upstream.connection(rested).await?;
             let written = upstream.write.write(&first).await;
             Ok::<_, io::Error>((upstream, written))
         };
@@ -200,16 +201,16 @@ where
             Ok((upstream, Ok(written))) => (upstream, written),
             // Nothing of the request has left.
             Ok((upstream, Err(_))) if upstream.reused => continue,
-            Ok((_, Err(error))) | Err(error) => return no_answer(relay, client, &head, &error.to_string()).await,
+            Ok((_, Err(error))) | Err(error) => return no_answer(way, client, &head, &error.to_string()).await,
         };
         let reused = upstream.reused;
-        let run = Run { relay, head: &mut head, stop, rest: &first[written..], watch: &mut watch, copier: &mut copier };
+        let run = Run { way, head: &mut head, stop, rest: &first[written..], watch: &mut watch, copier: &mut copier };
         match run.run(client, upstream).await {
             Err(Failed::NoAnswer(_)) if reused && repeatable => {}
-            Err(Failed::NoAnswer(why) | Failed::Nonsense(why)) => return no_answer(relay, client, &head, &why).await,
+            Err(Failed::NoAnswer(why) | Failed::Nonsense(why)) => return no_answer(way, client, &head, &why).await,
             Err(Failed::Request(error)) => return refuse(client, &Refusal::bad_request(&error), true, false).await,
             Err(Failed::Torn(why)) => {
-                tracing::debug!(upstream = relay.url, %why, "a response broke off");
+                tracing::debug!(upstream = way.url, %why, "a response broke off");
                 return Next::Abort;
             }
             Err(Failed::Client) => return Next::Abort,
@@ -219,19 +220,19 @@ where
 }
 
 async fn no_answer<I: AsyncRead + AsyncWrite>(
-    relay: &Relay,
+    way: &Way,
     client: &mut Client<I>,
     head: &RequestHead,
     why: &str,
 ) -> Next {
-    tracing::warn!(upstream = relay.url, why, "no answer from upstream");
+    tracing::warn!(upstream = way.url, why, "no answer from upstream");
     let close = !head.keep_alive || !head.framing.is_done();
-    refuse(client, &Refusal::bad_gateway(&relay.url, why), close, head.method == "HEAD").await
+    refuse(client, &Refusal::bad_gateway(&way.url, why), close, head.method == "HEAD").await
 }
 
 /// One exchange on one upstream connection.
 struct Run<'a> {
-    relay: &'a Relay,
+    way: &'a Way,
     head: &'a mut RequestHead,
     stop: &'a CancellationToken,
     /// What is left of the first write.
@@ -245,7 +246,7 @@ impl Run<'_> {
     where
         I: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let Self { relay, head, stop, rest, watch, copier } = self;
+        let Self { way, head, stop, rest, watch, copier } = self;
         let stage = Stage::new();
         let asked = Asked {
             head_only: head.method == "HEAD",
@@ -294,7 +295,7 @@ impl Run<'_> {
             (Answer::Whole(response), close) => {
                 let done = stage.is(Sending::Done);
                 if done && response.keep_alive && !response.framing.ends_with_connection() {
-                    relay.upstream.keep(upstream);
+                    way.upstream.keep(upstream);
                 }
                 Ok(if close || !done { Next::Close } else { Next::Again })
             }
@@ -350,7 +351,7 @@ async fn send<I: AsyncRead + AsyncWrite>(s: Sender<'_, I>) -> Result<Infallible,
     let sent = match to.write_all(rest).await {
         Ok(()) if head.framing.is_done() => to.flush().await.map_err(Stopped::Write),
         Ok(()) => match to.flush().await {
-            Ok(()) => pump::body(read, buffer, to, &mut head.framing, copier.as_ref()).await,
+            Ok(()) => pump::body(read, buffer, to, &mut head.framing, copier.as_mut()).await,
             Err(error) => Err(Stopped::Write(error)),
         },
         Err(error) => Err(Stopped::Write(error)),
@@ -430,12 +431,12 @@ impl<I: AsyncRead + AsyncWrite> Receiver<'_, I> {
             || self.stop.is_cancelled();
         out.clear();
         response.write(close && response.is_11, &mut out);
-        let copier = copiers.server;
+        let mut copier = copiers.server;
         let torn = |why| Failed::Torn(why);
-        pump::take(self.buffer, &mut response.framing, copier.as_ref(), &mut out).map_err(|b| torn(b.into()))?;
+        pump::take(self.buffer, &mut response.framing, copier.as_mut(), &mut out).map_err(|b| torn(b.into()))?;
         self.write(&out).await?;
         drop(out);
-        match pump::body(self.from, self.buffer, self.to, &mut response.framing, copier.as_ref()).await {
+        match pump::body(self.from, self.buffer, self.to, &mut response.framing, copier.as_mut()).await {
             Ok(()) => {}
             Err(Stopped::Write(_)) => return Err(Failed::Client),
             Err(why) => return Err(torn(why)),

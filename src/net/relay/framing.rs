@@ -183,16 +183,17 @@ mod tests {
 
     #[test]
     fn bodies_end_where_they_say() {
-        for (framing, bytes, carried, taken, done) in [
-            (Framing::length(0), "next", "", 0, true),
-            (Framing::length(3), "abcnext", "abc", 3, true),
-            (Framing::length(9), "abc", "abc", 3, false),
-            (Framing::until_close(), "abc", "abc", 3, false),
-            (Framing::chunked(), "0\r\n\r\nnext", "", 5, true),
-            (Framing::chunked(), "3\r\nabc\r\n02\r\nde\r\n0\r\n\r\nnext", "abcde", 20, true),
-            (Framing::chunked(), "3;a=\"b\"\r\nabc\r\n0 \r\nX-Sum: 1\r\nY: 2\r\n\r\nnext", "abc", 38, true),
-            (Framing::chunked(), "A\r\n0123456789\r\n", "0123456789", 15, false),
+        for (framing, bytes, carried, done) in [
+            (Framing::length(0), "next", "", true),
+            (Framing::length(3), "abcnext", "abc", true),
+            (Framing::length(9), "abc", "abc", false),
+            (Framing::until_close(), "abc", "abc", false),
+            (Framing::chunked(), "0\r\n\r\nnext", "", true),
+            (Framing::chunked(), "3\r\nabc\r\n02\r\nde\r\n0\r\n\r\nnext", "abcde", true),
+            (Framing::chunked(), "3;a=\"b\"\r\nabc\r\n0 \r\nX-Sum: 1\r\nY: 2\r\n\r\nnext", "abc", true),
+            (Framing::chunked(), "A\r\n0123456789\r\n", "0123456789", false),
         ] {
+            let taken = bytes.strip_suffix("next").unwrap_or(bytes).len();
             assert_eq!(feed(framing, bytes.as_bytes(), &[]), Ok((carried.into(), taken, done)), "{bytes:?}");
         }
     }

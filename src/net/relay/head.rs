@@ -397,3 +397,121 @@ fn ranges(bytes: &[u8], headers: &[httparse::Header<'_>]) -> Vec<Line> {
     };
     headers.iter().map(|h| Line { name: range(h.name.as_bytes()), value: range(h.value) }).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<RequestHead, HeadError> {
+        request(&mut BytesMut::from(text)).map(|head| head.expect("a whole head"))
+    }
+
+    fn passed(text: &str) -> String {
+        let mut out = Vec::new();
+        read(text).expect("a request").write("bot:8000", &mut out);
+        String::from_utf8(out).expect("text")
+    }
+
+    fn answered(text: &str) -> String {
+        let head = response(&mut BytesMut::from(text), false).expect("a response").expect("a whole head");
+        let mut out = Vec::new();
+        head.write(false, &mut out);
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn lines_keep_their_order_case_and_blanks() {
+        let text = "PATCH /a?b=%20c HTTP/1.1\r\nhOsT:x\r\nX-B: 1\r\nset:  two words \t\r\nX-A:\r\nx-b:\u{e9}2\r\n\r\n";
+        let same = "PATCH /a?b=%20c HTTP/1.1\r\nhOsT:x\r\nX-B: 1\r\nset:  two words\r\nX-A:\r\nx-b:\u{e9}2\r\n\r\n";
+        assert_eq!(passed(text), same);
+        let text = "HTTP/1.1 299 \r\nSet-Cookie: a\r\nDATE: x\r\nset-cookie: b\r\n\r\n";
+        assert_eq!(answered(text), text);
+        assert_eq!(answered("HTTP/1.0 200 Fine by me\r\n\r\n"), "HTTP/1.0 200 Fine by me\r\n\r\n");
+    }
+
+    #[test]
+    fn what_belongs_to_a_connection_stays_there() {
+        for (lines, left) in [
+            (
+                "Connection: keep-alive, X-Mine\r\nX-Mine: 1\r\nx-other: 2\r\nKeep-Alive: timeout=5\r\n",
+                "x-other: 2\r\n",
+            ),
+            ("Proxy-Connection: close\r\nproxy-authorization: a\r\n", "proxy-authorization: a\r\n"),
+            ("TE: gzip\r\nconnection: TE\r\n", ""),
+            ("TE: gzip, trailers\r\nconnection: TE\r\n", "TE: trailers\r\nconnection: TE\r\n"),
+            ("Upgrade: websocket\r\n", ""),
+            (
+                "Connection: keep-alive, Upgrade, X\r\nX: 1\r\nUpgrade: websocket\r\n",
+                "Connection: Upgrade\r\nUpgrade: websocket\r\n",
+            ),
+            ("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n", ""),
+            ("Connection: host, content-length\r\nContent-Length: 0\r\n", "Content-Length: 0\r\n"),
+            ("Connection: close\r\nConnection: x-a\r\nX-A: 1\r\n", ""),
+        ] {
+            let text = format!("GET / HTTP/1.1\r\nHost: x\r\n{lines}\r\n");
+            assert_eq!(passed(&text), format!("GET / HTTP/1.1\r\nHost: x\r\n{left}\r\n"), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn absolute_targets_become_paths() {
+        for (line, line_passed) in [
+            ("GET http://a.example/x?y HTTP/1.1\r\nHost: a.example", "GET /x?y HTTP/1.1\r\nHost: a.example"),
+            ("GET http://a.example?y HTTP/1.1\r\nhost: other", "GET /?y HTTP/1.1\r\nHost: a.example"),
+            ("GET http://u:p@a.example:81 HTTP/1.1", "GET / HTTP/1.1\r\nHost: a.example:81"),
+            ("OPTIONS http://a.example HTTP/1.1\r\nHost: a.example", "OPTIONS * HTTP/1.1\r\nHost: a.example"),
+            ("OPTIONS * HTTP/1.1\r\nHost: b", "OPTIONS * HTTP/1.1\r\nHost: b"),
+            ("GET /to?url=http://c.example/ HTTP/1.1\r\nHost: b", "GET /to?url=http://c.example/ HTTP/1.1\r\nHost: b"),
+            ("GET / HTTP/1.0", "GET / HTTP/1.0\r\nHost: bot:8000"),
+        ] {
+            assert_eq!(passed(&format!("{line}\r\n\r\n")), format!("{line_passed}\r\n\r\n"));
+        }
+    }
+
+    #[test]
+    fn bodies_without_a_clear_end_are_refused() {
+        for (lines, why) in [
+            ("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", "both Transfer-Encoding and Content-Length"),
+            ("Content-Length: 1\r\nContent-Length: 2\r\n", "several Content-Length"),
+            ("Content-Length: +1\r\n", "not a number"),
+            ("Content-Length: 1, 1\r\n", "not a number"),
+            ("Transfer-Encoding: chunked, gzip\r\n", "does not end in one chunked"),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "does not end in one chunked"),
+            ("Host: y\r\n", "several Host"),
+        ] {
+            let error = read(&format!("POST / HTTP/1.1\r\nHost: x\r\n{lines}\r\n")).expect_err(why).to_string();
+            assert!(error.starts_with("where the body ends is not clear") && error.contains(why), "{error}");
+        }
+        let error = read("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n").expect_err("1.0").to_string();
+        assert!(error.contains("HTTP/1.0 has no Transfer-Encoding"), "{error}");
+        let error = read("GET / HTTP/1.1\r\nX : y\r\n\r\n").expect_err("a blank").to_string();
+        assert!(error.contains("this is no HTTP/1 message: invalid header name"), "{error}");
+        let long = format!("GET / HTTP/1.1\r\nX: {}", "y".repeat(limits::HEADER_BYTES));
+        assert_eq!(read(&long).map(|_| ()), Err(HeadError::TooLarge));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(limits::HEADER_LINES + 1));
+        assert_eq!(read(&many).map(|_| ()), Err(HeadError::TooLarge));
+        let many = format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: y\r\n".repeat(limits::HEADER_LINES - 1));
+        assert_eq!(passed(&many), many);
+    }
+
+    #[test]
+    fn responses_say_where_they_end() {
+        for (text, head_only, framing) in [
+            ("200 OK\r\nContent-Length: 5", false, Framing::length(5)),
+            ("200 OK\r\nContent-Length: 5", true, Framing::length(0)),
+            ("304 Not Modified\r\nContent-Length: 5", false, Framing::length(0)),
+            ("204 No Content", false, Framing::length(0)),
+            ("101 Switching Protocols", false, Framing::length(0)),
+            ("200 OK\r\nTransfer-Encoding: gzip, Chunked", false, Framing::chunked()),
+            ("200 OK\r\nTransfer-Encoding: gzip", false, Framing::until_close()),
+            ("200 OK\r\nFolded: a\r\n  b", false, Framing::until_close()),
+        ] {
+            let mut bytes = BytesMut::from(format!("HTTP/1.1 {text}\r\n\r\nrest").as_bytes());
+            let head = response(&mut bytes, head_only).expect(text).expect("a whole head");
+            assert_eq!((head.framing, &bytes[..]), (framing, &b"rest"[..]), "{text}");
+        }
+        let both = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(answered(both), "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "the length means nothing");
+        assert_eq!(response(&mut BytesMut::from("HTTP/1.1 200"), false).expect("so far").map(|_| ()), None);
+    }
+}

@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::combinators::BoxBody;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -27,13 +27,13 @@ use tokio_util::sync::CancellationToken;
 use super::copier::{Copier, Copiers, Headers, Seen, Watch};
 use super::refusal::Refusal;
 use super::upstream::Upstream;
-use super::{Relay, Transport, pump};
+use super::{Relay, Transport, Way, pump};
 use crate::limits;
 use crate::net::prefixed::Prefixed;
 use crate::net::serve::ServeOptions;
 
 /// A relayed body.
-type Relayed = BoxBody<Bytes, hyper::Error>;
+type Relayed = UnsyncBoxBody<Bytes, hyper::Error>;
 type Client = legacy::Client<Connect, Relayed>;
 
 /// Clients to the one upstream.
@@ -120,11 +120,12 @@ where
 }
 
 async fn handle(relay: &Arc<Relay>, request: Request<Incoming>) -> Response<Relayed> {
+    let way = &*relay.way.load_full();
     if request.method() == Method::CONNECT {
         let protocol = request.extensions().get::<hyper::ext::Protocol>().map(|p| p.as_str().to_owned());
         return match protocol {
-            Some(protocol) if protocol.eq_ignore_ascii_case("websocket") => websocket(relay, request).await,
-            _ => refuse(&Refusal::connect(&relay.url)),
+            Some(protocol) if protocol.eq_ignore_ascii_case("websocket") => websocket(relay, way, request).await,
+            _ => refuse(&Refusal::connect(&way.url)),
         };
     }
     let (mut parts, body) = request.into_parts();
@@ -132,15 +133,15 @@ async fn handle(relay: &Arc<Relay>, request: Request<Incoming>) -> Response<Rela
     let seen = Seen { method: parts.method.as_str(), target: &target, headers: &|| headers(&parts.headers) };
     let mut watch = relay.observer.watch(&seen);
     let copier = watch.as_mut().and_then(|watch| watch.request());
-    let http2 = relay.upstream.is_secure() || relay.upstream.speaks_http2().await;
-    let client = match (relay.upstream.is_secure(), http2) {
-        (true, _) => &relay.http2.agreed,
-        (false, true) => &relay.http2.http2,
-        (false, false) => &relay.http2.http1,
+    let http2 = way.upstream.is_secure() || way.upstream.speaks_http2().await;
+    let client = match (way.upstream.is_secure(), http2) {
+        (true, _) => &way.http2.agreed,
+        (false, true) => &way.http2.http2,
+        (false, false) => &way.http2.http1,
     };
-    parts.uri = absolute(relay, &parts, &target);
+    parts.uri = absolute(way, &parts, &target);
     parts.version = Version::HTTP_11;
-    if http2 && !relay.upstream.is_secure() {
+    if http2 && !way.upstream.is_secure() {
         parts.version = Version::HTTP_2;
     }
     parts.headers = end_to_end(&parts.headers);
@@ -151,9 +152,9 @@ async fn handle(relay: &Arc<Relay>, request: Request<Incoming>) -> Response<Rela
         Err(error) => {
             if http2 {
                 // It may have been replaced by one that does not.
-                relay.upstream.forget_http2();
+                way.upstream.forget_http2();
             }
-            no_answer(relay, &error)
+            no_answer(way, &error)
         }
     }
 }
@@ -169,19 +170,19 @@ fn pass_on(response: Response<Incoming>, mut watch: Option<Box<dyn Watch>>) -> R
     Response::from_parts(parts, passing(body, copiers.server))
 }
 
-fn no_answer(relay: &Relay, error: &(dyn StdError + 'static)) -> Response<Relayed> {
+fn no_answer(way: &Way, error: &(dyn StdError + 'static)) -> Response<Relayed> {
     let mut why = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {
         why = inner.to_string();
         source = inner.source();
     }
-    tracing::warn!(upstream = relay.url, why, "no answer from upstream");
-    refuse(&Refusal::bad_gateway(&relay.url, &why))
+    tracing::warn!(upstream = way.url, why, "no answer from upstream");
+    refuse(&Refusal::bad_gateway(&way.url, &why))
 }
 
 fn refuse(refusal: &Refusal) -> Response<Relayed> {
-    let body = Full::new(Bytes::from(refusal.document())).map_err(|never| match never {}).boxed();
+    let body = Full::new(Bytes::from(refusal.document())).map_err(|never| match never {}).boxed_unsync();
     let mut response = Response::new(body);
     *response.status_mut() = refusal.status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -189,12 +190,12 @@ fn refuse(refusal: &Refusal) -> Response<Relayed> {
 }
 
 /// With the authority that the client named, since that is what upstream is to see.
-fn absolute(relay: &Relay, parts: &http::request::Parts, target: &str) -> Uri {
+fn absolute(way: &Way, parts: &http::request::Parts, target: &str) -> Uri {
     let named = parts.uri.authority().map(http::uri::Authority::as_str);
     let host = named.or_else(|| parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()));
-    let scheme = if relay.upstream.is_secure() { "https" } else { "http" };
+    let scheme = if way.upstream.is_secure() { "https" } else { "http" };
     let build = |authority: &str| Uri::builder().scheme(scheme).authority(authority).path_and_query(target).build();
-    host.and_then(|host| build(host).ok()).or_else(|| build(&relay.authority).ok()).unwrap_or_default()
+    host.and_then(|host| build(host).ok()).or_else(|| build(&way.authority).ok()).unwrap_or_default()
 }
 
 /// Without what belongs to one connection (RFC 9110, section 7.6.1). Order stays.
@@ -236,7 +237,7 @@ fn headers(map: &HeaderMap) -> Headers {
 }
 
 /// Opens a WebSocket with an HTTP/1.1 upgrade and joins it to the client's stream.
-async fn websocket(relay: &Arc<Relay>, mut request: Request<Incoming>) -> Response<Relayed> {
+async fn websocket(relay: &Relay, way: &Way, mut request: Request<Incoming>) -> Response<Relayed> {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
     let mut map = end_to_end(request.headers());
     join_cookies(&mut map);
@@ -251,16 +252,16 @@ async fn websocket(relay: &Arc<Relay>, mut request: Request<Incoming>) -> Respon
     let mut watch = relay.observer.watch(&seen);
     let client_side = hyper::upgrade::on(&mut request);
     let (mut parts, _) = request.into_parts();
-    parts.uri = absolute(relay, &parts, &target);
+    parts.uri = absolute(way, &parts, &target);
     parts.method = Method::GET;
     parts.version = Version::HTTP_11;
     parts.headers = map;
     parts.extensions.clear();
-    let opening = Request::from_parts(parts, Empty::new().map_err(|never| match never {}).boxed());
-    let mut response = match relay.http2.http1.request(opening).await {
+    let opening = Request::from_parts(parts, Empty::new().map_err(|never| match never {}).boxed_unsync());
+    let mut response = match way.http2.http1.request(opening).await {
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => response,
         Ok(response) => return pass_on(response, watch),
-        Err(error) => return no_answer(relay, &error),
+        Err(error) => return no_answer(way, &error),
     };
     let copiers = match &mut watch {
         Some(watch) => watch.response(101, &|| headers(response.headers())),
@@ -282,7 +283,7 @@ async fn websocket(relay: &Arc<Relay>, mut request: Request<Incoming>) -> Respon
             tracing::debug!(%error, "a WebSocket over HTTP/2 broke");
         }
     });
-    let mut answer = Response::new(Empty::new().map_err(|never| match never {}).boxed());
+    let mut answer = Response::new(Empty::new().map_err(|never| match never {}).boxed_unsync());
     *answer.headers_mut() = end_to_end(response.headers());
     answer.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
     answer
@@ -295,12 +296,12 @@ struct Passing {
 }
 
 fn passing(body: Incoming, copier: Option<Copier>) -> Relayed {
-    let Some(copier) = copier else { return body.boxed() };
+    let Some(copier) = copier else { return body.boxed_unsync() };
     if body.is_end_stream() {
         copier.finish();
-        return body.boxed();
+        return body.boxed_unsync();
     }
-    Passing { body, copier: Some(copier) }.boxed()
+    Passing { body, copier: Some(copier) }.boxed_unsync()
 }
 
 impl Body for Passing {
@@ -309,11 +310,11 @@ impl Body for Passing {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
-        if let Some(copier) = &this.copier {
+        if let Some(copier) = &mut this.copier {
             ready!(copier.poll_room(cx));
         }
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        if let (Some(copier), Some(Ok(frame))) = (&this.copier, &frame)
+        if let (Some(copier), Some(Ok(frame))) = (&mut this.copier, &frame)
             && let Some(data) = frame.data_ref()
         {
             copier.push(data);

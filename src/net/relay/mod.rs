@@ -12,6 +12,7 @@ mod upstream;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,11 +30,8 @@ use crate::limits;
 
 /// A proxy to one upstream.
 pub struct Relay {
-    upstream: Arc<Upstream>,
+    way: ArcSwap<Way>,
     observer: Arc<dyn Observer>,
-    authority: String,
-    url: String,
-    http2: http2::Clients,
     entropy: Entropy,
     /// WebSockets that came over HTTP/2.
     tunnels: TaskTracker,
@@ -43,16 +41,15 @@ impl Relay {
     /// To `upstream`, read along by `observer`.
     #[must_use]
     pub fn new(upstream: Upstream, observer: Arc<dyn Observer>, entropy: Entropy) -> Arc<Self> {
-        let upstream = Arc::new(upstream);
-        Arc::new(Self {
-            authority: upstream.authority(),
-            url: upstream.url(),
-            http2: http2::Clients::new(&upstream),
-            upstream,
-            observer,
-            entropy,
-            tunnels: TaskTracker::new(),
-        })
+        let way = ArcSwap::from_pointee(Way::new(upstream));
+        Arc::new(Self { way, observer, entropy, tunnels: TaskTracker::new() })
+    }
+
+    /// Leads to another upstream from the next request on.
+    pub fn lead_to(&self, upstream: Upstream) {
+        if self.way.load().url != upstream.url() {
+            self.way.store(Arc::new(Way::new(upstream)));
+        }
     }
 
     /// Bounds of a listener that relays: more connections than others, since streams and WebSockets stay for long.
@@ -71,7 +68,8 @@ impl Relay {
         let sweeping = async {
             loop {
                 tokio::time::sleep(limits::RELAY_SWEEP).await;
-                self.upstream.sweep().await;
+                let way = self.way.load_full();
+                way.upstream.sweep().await;
             }
         };
         let serving = each_connection(listener, stop.clone(), options, |stream, _peer, options| {
@@ -99,6 +97,23 @@ impl Relay {
             Ok(Ok((prefix, true))) => http2::serve(self, io, prefix, stop, options).await,
             _ => {}
         }
+    }
+}
+
+/// The way to an upstream.
+struct Way {
+    upstream: Arc<Upstream>,
+    /// `host:port`
+    authority: String,
+    url: String,
+    http2: http2::Clients,
+}
+
+impl Way {
+    fn new(upstream: Upstream) -> Self {
+        let upstream = Arc::new(upstream);
+        let http2 = http2::Clients::new(&upstream);
+        Self { authority: upstream.authority(), url: upstream.url(), http2, upstream }
     }
 }
 

@@ -40,7 +40,7 @@ pub async fn fill(from: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut, ro
 pub fn take(
     buffer: &mut BytesMut,
     framing: &mut Framing,
-    copier: Option<&Copier>,
+    copier: Option<&mut Copier>,
     out: &mut Vec<u8>,
 ) -> Result<(), Broken> {
     if framing.is_done() || buffer.is_empty() {
@@ -52,7 +52,7 @@ pub fn take(
     Ok(())
 }
 
-fn scan(buffer: &BytesMut, framing: &mut Framing, copier: Option<&Copier>) -> Result<usize, Broken> {
+fn scan(buffer: &BytesMut, framing: &mut Framing, copier: Option<&mut Copier>) -> Result<usize, Broken> {
     match copier {
         None => framing.scan(buffer, |_| {}),
         Some(copier) => framing.scan(buffer, |range| copier.push(&buffer[range])),
@@ -65,7 +65,7 @@ pub async fn body(
     buffer: &mut BytesMut,
     to: &mut (impl AsyncWrite + Unpin),
     framing: &mut Framing,
-    copier: Option<&Copier>,
+    mut copier: Option<&mut Copier>,
 ) -> Result<(), Stopped> {
     while !framing.is_done() {
         if buffer.is_empty() {
@@ -79,11 +79,11 @@ pub async fn body(
                 return if framing.ends_with_connection() { Ok(()) } else { Err(Stopped::Short) };
             }
         }
-        let taken = scan(buffer, framing, copier)?;
+        let taken = scan(buffer, framing, copier.as_deref_mut())?;
         to.write_all(&buffer[..taken]).await.map_err(Stopped::Write)?;
         to.flush().await.map_err(Stopped::Write)?;
         buffer.advance(taken);
-        if let Some(copier) = copier {
+        if let Some(copier) = &mut copier {
             copier.room().await;
         }
     }
@@ -95,7 +95,7 @@ pub async fn direction(
     from: &mut (impl AsyncRead + Unpin),
     buffer: &mut BytesMut,
     to: &mut (impl AsyncWrite + Unpin),
-    copier: Option<Copier>,
+    mut copier: Option<Copier>,
 ) -> io::Result<()> {
     loop {
         if buffer.is_empty() {
@@ -107,13 +107,13 @@ pub async fn direction(
                 break;
             }
         }
-        if let Some(copier) = &copier {
+        if let Some(copier) = &mut copier {
             copier.push(buffer);
         }
         to.write_all(buffer).await?;
         to.flush().await?;
         buffer.clear();
-        if let Some(copier) = &copier {
+        if let Some(copier) = &mut copier {
             copier.room().await;
         }
     }

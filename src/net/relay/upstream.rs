@@ -31,7 +31,7 @@ pub struct Upstream {
     secure: bool,
     name: Option<ServerName<'static>>,
     /// Offers HTTP/1.1 only, and HTTP/2 too.
-    tls: [TlsConnector; 2],
+    tls: Option<[TlsConnector; 2]>,
     idle: Mutex<Vec<Idle>>,
     speaks_http2: Mutex<Option<(bool, Instant)>>,
 }
@@ -70,10 +70,14 @@ impl Upstream {
         if secure && name.is_none() {
             return Err(UpstreamError::Host(host.to_owned()));
         }
-        let both = tls::client_config(&Tls::default())?;
-        let mut first = both.clone();
-        first.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let tls = [TlsConnector::from(Arc::new(first)), TlsConnector::from(Arc::new(both))];
+        let tls = if secure {
+            let both = tls::client_config(&Tls::default())?;
+            let mut first = both.clone();
+            first.alpn_protocols = vec![b"http/1.1".to_vec()];
+            Some([TlsConnector::from(Arc::new(first)), TlsConnector::from(Arc::new(both))])
+        } else {
+            None
+        };
         let (idle, speaks_http2) = (Mutex::default(), Mutex::default());
         Ok(Self { host: bare.to_owned(), port, secure, name, tls, idle, speaks_http2 })
     }
@@ -109,9 +113,9 @@ impl Upstream {
         };
         let stream = connector::dial(&self.host, &addresses).await.map_err(io::Error::other)?;
         let _ = stream.set_nodelay(true);
-        match (&self.name, self.secure) {
-            (Some(name), true) => {
-                let stream = self.tls[usize::from(http2)].connect(name.clone(), stream).await?;
+        match (&self.name, &self.tls) {
+            (Some(name), Some(tls)) => {
+                let stream = tls[usize::from(http2)].connect(name.clone(), stream).await?;
                 Ok(Either::B(Box::new(stream)))
             }
             _ => Ok(Either::A(stream)),

@@ -1,0 +1,177 @@
+//! Taps on streams: NDJSON, server-sent events, WebSockets. A task per exchange takes the copies, finds the messages in them
+//! and hands them on one after another. It has a place in the traffic's way only where `on_overflow: block` gives it one.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+
+use super::Taps;
+use super::decode::Decoding;
+use super::framer::{Deflate, Events, Framer, Frames, Heard, Lines, Lost};
+use super::message::Message;
+use super::taps::CompiledTap;
+use crate::config::model::TapFormat;
+use crate::limits;
+use crate::net::relay::{Headers, Piece, Reader, Side};
+use crate::source::feed::Place;
+use crate::source::{EndReason, Sink, StreamEnd, StreamId};
+
+/// One tapped exchange.
+pub(super) struct Following<S> {
+    pub taps: Arc<Taps<S>>,
+    pub tap: Arc<CompiledTap>,
+    pub path: Arc<str>,
+    pub request: Arc<Headers>,
+    /// Set before anything comes from the server.
+    pub response: Arc<OnceLock<Arc<Headers>>>,
+}
+
+/// One direction of it.
+struct Direction {
+    name: &'static str,
+    headers: Arc<Headers>,
+    decoding: Decoding,
+    framer: Framer,
+    /// Whether what it says can still be read.
+    readable: bool,
+    /// Whether conversations end with it.
+    is_stream: bool,
+}
+
+/// Messages that wait to be handed on.
+#[derive(Default)]
+struct Waiting {
+    messages: VecDeque<(Message, bool)>,
+    bytes: usize,
+}
+
+impl<S: Sink> Following<S> {
+    /// Reads until both directions have ended and everything is handed on.
+    pub async fn run(self, mut reader: Reader) {
+        let mut directions = [None, None];
+        let mut waiting = Waiting::default();
+        let mut stream = None;
+        let mut open = true;
+        while open || !waiting.messages.is_empty() {
+            let Some((message, is_stream)) = waiting.take() else {
+                open = self.hear(reader.next().await, &mut directions, &mut waiting);
+                continue;
+            };
+            if is_stream && stream.is_none() {
+                stream = Some(self.taps.feed.sink().open_stream());
+            }
+            let place = Place { stream: stream.filter(|_| is_stream), offset: None };
+            let delivery = self.taps.deliver(&self.tap, message, place);
+            tokio::pin!(delivery);
+            loop {
+                let full = self.tap.blocks() && waiting.bytes >= limits::TAP_QUEUE_BYTES;
+                tokio::select! {
+                    biased;
+                    () = &mut delivery => break,
+                    piece = reader.next(), if open && !full => open = self.hear(piece, &mut directions, &mut waiting),
+                }
+            }
+        }
+        if let Some(stream) = stream {
+            self.over(stream).await;
+        }
+    }
+
+    async fn over(&self, stream: StreamId) {
+        let source = Arc::clone(self.taps.feed.name());
+        self.taps.feed.sink().ended(StreamEnd { source, stream, reason: EndReason::Disconnected }).await;
+    }
+
+    /// Takes in one piece; answers whether more can come.
+    fn hear(&self, piece: Option<Piece>, directions: &mut [Option<Direction>; 2], waiting: &mut Waiting) -> bool {
+        let Some(piece) = piece else { return false };
+        let (Piece::Data(side, _) | Piece::Gap(side) | Piece::End(side, _)) = piece;
+        let direction = directions[side as usize].get_or_insert_with(|| self.direction(side));
+        let mut heard = Heard::new();
+        match piece {
+            Piece::Data(_, bytes) => direction.data(&bytes, &mut heard),
+            Piece::Gap(_) => direction.gap(&mut heard),
+            Piece::End(_, whole) if direction.readable => direction.framer.end(whole, &mut heard),
+            Piece::End(..) => {}
+        }
+        for found in heard {
+            match found {
+                Ok(found) if !self.tap.blocks() && waiting.bytes + found.body.len() > limits::TAP_QUEUE_BYTES => {
+                    self.taps.losses.count(Lost::Behind, &self.path);
+                }
+                Ok(found) => {
+                    waiting.bytes += found.body.len();
+                    let message = Message {
+                        body: found.body.into(),
+                        path: Arc::clone(&self.path),
+                        headers: Arc::clone(&direction.headers),
+                        direction: direction.name,
+                        event: found.event,
+                        id: found.id,
+                    };
+                    waiting.messages.push_back((message, direction.is_stream));
+                }
+                Err(lost) => self.taps.losses.count(lost, &self.path),
+            }
+        }
+        true
+    }
+
+    fn direction(&self, side: Side) -> Direction {
+        let format = self.tap.format();
+        let limit = self.taps.limit();
+        let answer = || self.response.get().map_or_else(Arc::default, Arc::clone);
+        let websocket = format == TapFormat::Websocket;
+        let headers = if websocket || side == Side::Client { Arc::clone(&self.request) } else { answer() };
+        let framer = match format {
+            TapFormat::Websocket => {
+                let answer = answer();
+                let agreed = Deflate::agreed(all(&answer, "sec-websocket-extensions"));
+                let alone = if side == Side::Client { agreed.client_alone } else { agreed.server_alone };
+                Framer::Frames(Box::new(Frames::new(limit, agreed.on.then_some(alone))))
+            }
+            TapFormat::Sse => Framer::Events(Events::new(limit)),
+            TapFormat::Ndjson | TapFormat::Json => Framer::Lines(Lines::new(limit)),
+        };
+        let decoding = if websocket { Decoding::Plain } else { Decoding::of(all(&headers, "content-encoding")) };
+        let name = match (websocket, side) {
+            (true, Side::Client) => "client",
+            (true, Side::Server) => "server",
+            (false, Side::Client) => "request",
+            (false, Side::Server) => "response",
+        };
+        let is_stream = websocket || side == Side::Server;
+        Direction { name, headers, decoding, framer, readable: true, is_stream }
+    }
+}
+
+impl Direction {
+    fn data(&mut self, bytes: &[u8], heard: &mut Heard) {
+        if !self.readable {
+            return;
+        }
+        let framer = &mut self.framer;
+        if let Err(lost) = self.decoding.feed(bytes, |part| framer.feed(part, heard)) {
+            self.readable = false;
+            heard.push(Err(lost));
+        }
+    }
+
+    /// What is compressed cannot be read without what is missing.
+    fn gap(&mut self, heard: &mut Heard) {
+        if self.readable {
+            self.readable = self.framer.gap(heard) && matches!(self.decoding, Decoding::Plain);
+        }
+    }
+}
+
+impl Waiting {
+    fn take(&mut self) -> Option<(Message, bool)> {
+        let next = self.messages.pop_front()?;
+        self.bytes -= next.0.body.len();
+        Some(next)
+    }
+}
+
+fn all<'a>(headers: &'a Headers, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+    headers.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+}
