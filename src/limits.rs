@@ -120,6 +120,8 @@ pub const SCRIPT_LOG_BYTES: usize = 16 * 1024;
 pub const PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
 /// Deliveries that one `transform` may fan out to.
 pub const FAN_OUT: usize = 1000;
+/// Events that an adapter may make of one message; together at most [`PAYLOAD_BYTES`].
+pub const ADAPTED_EVENTS: usize = 1000;
 /// Headers that a rule may add.
 pub const RULE_HEADERS: usize = 64;
 /// Name and value of a header that a rule adds.
