@@ -111,8 +111,9 @@ impl App {
         let listening = Arc::new(OnceLock::new());
         let ingest = Ingest::new(outbox.clone(), generations.clone(), clock.clone(), entropy.clone(), intake.clone());
         let ingest = Arc::new(ingest.with_troubles(troubles.clone()));
-        let dispatcher = Dispatcher::new(outbox.clone(), generations.clone(), clock.clone(), entropy.clone(), shutdown.clone())
-            .with_troubles(troubles);
+        let dispatcher =
+            Dispatcher::new(outbox.clone(), generations.clone(), clock.clone(), entropy.clone(), shutdown.clone())
+                .with_troubles(troubles);
         let wake = dispatcher.handle();
         let admin = Admin::new(Parts {
             outbox: outbox.clone(),
@@ -143,8 +144,12 @@ impl App {
                     sources.push((name.clone(), listener.local().clone()));
                     let what = (upstream, taps.as_slice());
                     let sink = Arc::clone(&ingest);
-                    let proxy = ProxySource::new(&Arc::from(name.as_str()), sink, what, entropy.clone(), intake.clone())
-                        .map_err(|source| StartError::Upstream { what: format!("sources.{name}.upstream"), source })?;
+                    let proxy =
+                        ProxySource::new(&Arc::from(name.as_str()), sink, what, entropy.clone(), intake.clone())
+                            .map_err(|source| StartError::Upstream {
+                                what: format!("sources.{name}.upstream"),
+                                source,
+                            })?;
                     let proxy = Arc::new(proxy);
                     sources_done.push(tokio::spawn(Arc::clone(&proxy).serve(listener)));
                     proxies.push((name.clone(), proxy));
@@ -264,7 +269,10 @@ async fn serve_http(listener: net::Listener, source: Arc<HttpSource<Ingest>>, st
 }
 
 /// Tells the proxies about each new generation.
-async fn follow_taps(mut generations: watch::Receiver<Arc<Generation>>, proxies: Vec<(String, Arc<ProxySource<Ingest>>)>) {
+async fn follow_taps(
+    mut generations: watch::Receiver<Arc<Generation>>,
+    proxies: Vec<(String, Arc<ProxySource<Ingest>>)>,
+) {
     while !proxies.is_empty() && generations.changed().await.is_ok() {
         let generation = Arc::clone(&generations.borrow_and_update());
         for (name, proxy) in &proxies {

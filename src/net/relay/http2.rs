@@ -145,7 +145,9 @@ async fn handle(relay: &Arc<Relay>, request: Request<Incoming>) -> Response<Rela
         parts.version = Version::HTTP_2;
     }
     parts.headers = end_to_end(&parts.headers);
-    join_cookies(&mut parts.headers);
+    if parts.version == Version::HTTP_11 {
+        join_cookies(&mut parts.headers);
+    }
     let body = passing(body, copier);
     match client.request(Request::from_parts(parts, body)).await {
         Ok(response) => pass_on(response, watch),

@@ -125,3 +125,6 @@ impl Observer for Unobserved {
         None
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,9 +120,6 @@ mod tests {
     #[test]
     fn codings_are_undone_and_others_are_lost() {
         let text = b"some text some text some text".to_vec();
-        // "some text some text some text" by Google's encoder, quality 11.
-        let brotli = b"\x1b\x1c\x00\xf8\xa5\x02\x82\x92\x88\x20\x9c\x9f\xa5\x00";
-        let _ = brotli;
         for (coding, bytes) in [
             ("", text.clone()),
             ("identity", text.clone()),
