@@ -144,12 +144,14 @@ impl App {
                     sources.push((name.clone(), listener.local().clone()));
                     let what = (upstream, taps.as_slice());
                     let sink = Arc::clone(&ingest);
-                    let proxy =
-                        ProxySource::new(&Arc::from(name.as_str()), sink, what, entropy.clone(), intake.clone())
-                            .map_err(|source| StartError::Upstream {
-                                what: format!("sources.{name}.upstream"),
-                                source,
-                            })?;
+                    let proxy = ProxySource::new(
+                        &Arc::from(name.as_str()),
+                        sink,
+                        what,
+                        (clock.clone(), entropy.clone()),
+                        intake.clone(),
+                    )
+                    .map_err(|source| StartError::Upstream { what: format!("sources.{name}.upstream"), source })?;
                     let proxy = Arc::new(proxy);
                     sources_done.push(tokio::spawn(Arc::clone(&proxy).serve(listener)));
                     proxies.push((name.clone(), proxy));

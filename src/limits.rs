@@ -126,6 +126,8 @@ pub const ADAPTED_EVENTS: usize = 1000;
 pub const RULE_HEADERS: usize = 64;
 /// Name and value of a header that a rule adds.
 pub const RULE_HEADER_BYTES: usize = 8 * 1024;
+/// How long an adapter is suspended after as many time-outs in a row.
+pub const ADAPTER_REST: Duration = Duration::from_secs(30);
 /// Time-outs in a row after which a rule is suspended.
 pub const RULE_TIMEOUTS: u32 = 5;
 /// Longest time for one connection attempt, when nobody's deadline ends it earlier.

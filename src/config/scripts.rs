@@ -189,7 +189,6 @@ impl Walk<'_> {
 
 impl Library {
     /// The script that `adapter` names, which rests for `suspend_for` after five time-outs in a row.
-    #[expect(dead_code, reason = "named by sources, which take adapters from the next step on")]
     pub fn adapter(&self, d: &mut Decoder<'_>, node: &Node, suspend_for: Duration) -> Option<Adapter> {
         let rule = self.rule(d, node)?;
         match Adapter::new(rule, suspend_for) {

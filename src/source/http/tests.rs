@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::*;
+use crate::rules::{Adapter, Message, RuleError};
 use crate::secret::Secret;
 use crate::source::{StreamEnd, StreamId};
 
@@ -26,6 +27,10 @@ impl Sink for Probe {
         Ok(Accepted { accepted, duplicates: 0, ids })
     }
 
+    async fn adapt(&self, adapter: &Adapter, message: Message) -> Result<Vec<Json>, RuleError> {
+        adapter.adapt(&message)
+    }
+
     fn open_stream(&self) -> StreamId {
         StreamId(1)
     }
@@ -37,7 +42,12 @@ impl Sink for Probe {
     }
 
     fn settings(&self, _: &str) -> SourceSettings {
-        SourceSettings { body_bytes: self.body_bytes.unwrap_or(1000), token: self.token.clone(), namespace: "".into() }
+        SourceSettings {
+            body_bytes: self.body_bytes.unwrap_or(1000),
+            token: self.token.clone(),
+            namespace: "".into(),
+            adapter: None,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod decode;
 mod framer;
-mod message;
+mod losses;
 mod stream;
 mod taps;
 mod whole;
@@ -20,20 +20,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::framer::Lost;
-use self::message::{Losses, Message};
+use self::losses::Losses;
 use self::stream::Following;
 use self::taps::CompiledTap;
 use self::whole::{Gathering, Whole};
 use super::Sink;
-use super::feed::{self, Patience, Place, Unfit};
-use crate::clock::Entropy;
+use super::feed::{self, Patience, Place, Raw, Unfit};
+use crate::clock::{Clock, Entropy};
 use crate::config::model::{Tap, TapFormat};
+use crate::event::Incoming;
 use crate::limits;
 use crate::net::Listener;
 use crate::net::relay::{
     self, Budget, Copier, Copiers, Feed, Headers, Observer, QueueHandle, Relay, Seen, Side, Upstream, UpstreamError,
     Watch,
 };
+use crate::rules::Direction;
 
 /// A proxy source.
 pub struct ProxySource<S> {
@@ -46,6 +48,7 @@ pub struct ProxySource<S> {
 /// What the taps of one source share.
 struct Taps<S> {
     feed: feed::Feed<S>,
+    clock: Clock,
     compiled: ArcSwap<Vec<Arc<CompiledTap>>>,
     budget: Arc<Budget>,
     bodies: mpsc::UnboundedSender<Whole>,
@@ -61,12 +64,13 @@ impl<S: Sink> ProxySource<S> {
         name: &Arc<str>,
         sink: Arc<S>,
         (upstream, taps): (&url::Url, &[Tap]),
-        entropy: Entropy,
+        (clock, entropy): (Clock, Entropy),
         stop: CancellationToken,
     ) -> Result<Self, UpstreamError> {
         let (sender, bodies) = mpsc::unbounded_channel();
         let taps = Arc::new(Taps {
             feed: feed::Feed::new(Arc::clone(name), sink, stop),
+            clock,
             compiled: ArcSwap::from_pointee(compile(taps)),
             budget: Budget::new(limits::TAP_SOURCE_BYTES),
             bodies: sender,
@@ -130,11 +134,20 @@ impl<S: Sink> Taps<S> {
         self.handing_on.load(Ordering::SeqCst) > 0
     }
 
-    /// Hands one message on. Returns when it is durable, or lost.
-    async fn deliver(&self, tap: &CompiledTap, message: Message, place: Place) {
+    /// A message as the seam of all sources takes it.
+    fn raw(&self, body: Vec<u8>, path: &str, headers: &Headers, direction: Direction) -> Raw {
+        let arrived = self.clock.now();
+        Raw { body: body.into(), path: path.to_owned(), headers: headers.clone(), direction, arrived }
+    }
+
+    /// Hands on what a message stood for. Returns when it is durable, or lost.
+    async fn deliver(&self, tap: &CompiledTap, items: Vec<Incoming>, path: &str, place: Place) {
+        if items.is_empty() {
+            return;
+        }
         let patience = if tap.blocks() { Patience::Wait } else { Patience::None };
-        if let Err(Unfit::Busy(_)) = self.feed.json(message.body, place, patience).await {
-            self.losses.count(Lost::Behind, &message.path);
+        if let Err(Unfit::Busy(_)) = self.feed.items(items, place, patience).await {
+            self.losses.count(Lost::Behind, path);
         }
     }
 }
@@ -207,7 +220,7 @@ impl<S: Sink> Watch for Watching<S> {
         let feeds = reading.iter_mut().filter(|reading| reading.tap.reads_request());
         let feeds = feeds.filter_map(|reading| match reading.tap.format() {
             TapFormat::Websocket => None,
-            TapFormat::Json => Some(Gathering::start(taps, &reading.tap, path, request, "request")),
+            TapFormat::Json => Some(Gathering::start(taps, &reading.tap, path, request, Direction::Request)),
             TapFormat::Ndjson | TapFormat::Sse => Some(Self::follow(taps, reading, Side::Client, path, request)),
         });
         Copier::of(feeds.collect())
@@ -231,7 +244,7 @@ impl<S: Sink> Watch for Watching<S> {
                 }
                 (TapFormat::Websocket, _) | (_, 101) => {}
                 (TapFormat::Json, _) if reads_response => {
-                    server.push(Gathering::start(taps, &reading.tap, path, &headers, "response"));
+                    server.push(Gathering::start(taps, &reading.tap, path, &headers, Direction::Response));
                 }
                 (TapFormat::Ndjson | TapFormat::Sse, _) if reads_response => {
                     server.push(Self::follow(taps, reading, Side::Server, path, request));

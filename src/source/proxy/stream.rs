@@ -7,13 +7,17 @@ use std::sync::{Arc, OnceLock};
 use super::Taps;
 use super::decode::Decoding;
 use super::framer::{Deflate, Events, Framer, Frames, Heard, Lines, Lost};
-use super::message::Message;
 use super::taps::CompiledTap;
 use crate::config::model::TapFormat;
 use crate::limits;
 use crate::net::relay::{Headers, Piece, Reader, Side};
-use crate::source::feed::Place;
+use crate::rules::Direction;
+use crate::source::feed::{Place, Raw};
 use crate::source::{EndReason, Sink, StreamEnd, StreamId};
+
+/// Where an adapter finds what a server-sent event says beside its data.
+const EVENT_HEADER: &str = "sse-event";
+const ID_HEADER: &str = "sse-id";
 
 /// One tapped exchange.
 pub(super) struct Following<S> {
@@ -26,8 +30,8 @@ pub(super) struct Following<S> {
 }
 
 /// One direction of it.
-struct Direction {
-    name: &'static str,
+struct Half {
+    direction: Direction,
     headers: Arc<Headers>,
     decoding: Decoding,
     framer: Framer,
@@ -40,34 +44,38 @@ struct Direction {
 /// Messages that wait to be handed on.
 #[derive(Default)]
 struct Waiting {
-    messages: VecDeque<(Message, bool)>,
+    messages: VecDeque<(Raw, bool)>,
     bytes: usize,
 }
 
 impl<S: Sink> Following<S> {
-    /// Reads until both directions have ended and everything is handed on.
+    /// Reads until both halves have ended and everything is handed on.
     pub async fn run(self, mut reader: Reader) {
-        let mut directions = [None, None];
+        let mut halves = [None, None];
         let mut waiting = Waiting::default();
         let mut stream = None;
         let mut open = true;
         while open || !waiting.messages.is_empty() {
             let Some((message, is_stream)) = waiting.take() else {
-                open = self.hear(reader.next().await, &mut directions, &mut waiting);
+                open = self.hear(reader.next().await, &mut halves, &mut waiting);
                 continue;
             };
             if is_stream && stream.is_none() {
                 stream = Some(self.taps.feed.sink().open_stream());
             }
             let place = Place { stream: stream.filter(|_| is_stream), offset: None };
-            let delivery = self.taps.deliver(&self.tap, message, place);
+            let delivery = async {
+                // Counted and logged already where it is no event.
+                let items = self.taps.feed.read(message, self.tap.adapter()).await.unwrap_or_default();
+                self.taps.deliver(&self.tap, items, &self.path, place).await;
+            };
             tokio::pin!(delivery);
             loop {
                 let full = self.tap.blocks() && waiting.bytes >= limits::TAP_QUEUE_BYTES;
                 tokio::select! {
                     biased;
                     () = &mut delivery => break,
-                    piece = reader.next(), if open && !full => open = self.hear(piece, &mut directions, &mut waiting),
+                    piece = reader.next(), if open && !full => open = self.hear(piece, &mut halves, &mut waiting),
                 }
             }
         }
@@ -82,15 +90,15 @@ impl<S: Sink> Following<S> {
     }
 
     /// Takes in one piece; answers whether more can come.
-    fn hear(&self, piece: Option<Piece>, directions: &mut [Option<Direction>; 2], waiting: &mut Waiting) -> bool {
+    fn hear(&self, piece: Option<Piece>, halves: &mut [Option<Half>; 2], waiting: &mut Waiting) -> bool {
         let Some(piece) = piece else { return false };
         let (Piece::Data(side, _) | Piece::Gap(side) | Piece::End(side, _)) = piece;
-        let direction = directions[side as usize].get_or_insert_with(|| self.direction(side));
+        let half = halves[side as usize].get_or_insert_with(|| self.half(side));
         let mut heard = Heard::new();
         match piece {
-            Piece::Data(_, bytes) => direction.data(&bytes, &mut heard),
-            Piece::Gap(_) => direction.gap(&mut heard),
-            Piece::End(_, whole) if direction.readable => direction.framer.end(whole, &mut heard),
+            Piece::Data(_, bytes) => half.data(&bytes, &mut heard),
+            Piece::Gap(_) => half.gap(&mut heard),
+            Piece::End(_, whole) if half.readable => half.framer.end(whole, &mut heard),
             Piece::End(..) => {}
         }
         for found in heard {
@@ -100,15 +108,11 @@ impl<S: Sink> Following<S> {
                 }
                 Ok(found) => {
                     waiting.bytes += found.body.len();
-                    let message = Message {
-                        body: found.body.into(),
-                        path: Arc::clone(&self.path),
-                        headers: Arc::clone(&direction.headers),
-                        direction: direction.name,
-                        event: found.event,
-                        id: found.id,
-                    };
-                    waiting.messages.push_back((message, direction.is_stream));
+                    let mut headers = Headers::clone(&half.headers);
+                    headers.extend(found.event.map(|event| (EVENT_HEADER.to_owned(), event)));
+                    headers.extend(found.id.map(|id| (ID_HEADER.to_owned(), id)));
+                    let raw = self.taps.raw(found.body, &self.path, &headers, half.direction);
+                    waiting.messages.push_back((raw, half.is_stream));
                 }
                 Err(lost) => self.taps.losses.count(lost, &self.path),
             }
@@ -116,7 +120,7 @@ impl<S: Sink> Following<S> {
         true
     }
 
-    fn direction(&self, side: Side) -> Direction {
+    fn half(&self, side: Side) -> Half {
         let format = self.tap.format();
         let limit = self.taps.limit();
         let answer = || self.response.get().map_or_else(Arc::default, Arc::clone);
@@ -133,18 +137,18 @@ impl<S: Sink> Following<S> {
             TapFormat::Ndjson | TapFormat::Json => Framer::Lines(Lines::new(limit)),
         };
         let decoding = if websocket { Decoding::Plain } else { Decoding::of(all(&headers, "content-encoding")) };
-        let name = match (websocket, side) {
-            (true, Side::Client) => "client",
-            (true, Side::Server) => "server",
-            (false, Side::Client) => "request",
-            (false, Side::Server) => "response",
+        let direction = match (websocket, side) {
+            (true, Side::Client) => Direction::Client,
+            (true, Side::Server) => Direction::Server,
+            (false, Side::Client) => Direction::Request,
+            (false, Side::Server) => Direction::Response,
         };
         let is_stream = websocket || side == Side::Server;
-        Direction { name, headers, decoding, framer, readable: true, is_stream }
+        Half { direction, headers, decoding, framer, readable: true, is_stream }
     }
 }
 
-impl Direction {
+impl Half {
     fn data(&mut self, bytes: &[u8], heard: &mut Heard) {
         if !self.readable {
             return;
@@ -165,7 +169,7 @@ impl Direction {
 }
 
 impl Waiting {
-    fn take(&mut self) -> Option<(Message, bool)> {
+    fn take(&mut self) -> Option<(Raw, bool)> {
         let next = self.messages.pop_front()?;
         self.bytes -= next.0.body.len();
         Some(next)

@@ -3,6 +3,7 @@
 use globset::{GlobBuilder, GlobMatcher};
 
 use crate::config::model::{Overflow, Read, Tap, TapFormat};
+use crate::rules::Adapter;
 
 /// A tap whose path is ready to be compared.
 pub(super) struct CompiledTap {
@@ -24,6 +25,11 @@ impl CompiledTap {
 
     pub fn format(&self) -> TapFormat {
         self.tap.format
+    }
+
+    /// What makes events of its messages.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.tap.adapter.as_ref()
     }
 
     /// Whether the traffic waits for it.
@@ -66,6 +72,7 @@ mod tests {
                 method: Some(http::Method::POST),
                 read: Read::Both,
                 format: TapFormat::Json,
+                adapter: None,
                 on_overflow: Overflow::Drop,
             };
             let tap = CompiledTap::new(&tap).expect("a pattern");

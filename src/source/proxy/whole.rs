@@ -11,10 +11,11 @@ use tokio::sync::mpsc;
 use super::Taps;
 use super::decode::Decoding;
 use super::framer::Lost;
-use super::message::Message;
 use super::taps::CompiledTap;
+use crate::event::Incoming;
 use crate::limits;
 use crate::net::relay::{Feed, Headers};
+use crate::rules::Direction;
 use crate::source::Sink;
 use crate::source::feed::Place;
 
@@ -27,7 +28,7 @@ pub(super) struct Whole {
     body: Vec<u8>,
     path: Arc<str>,
     headers: Arc<Headers>,
-    direction: &'static str,
+    direction: Direction,
     /// What it takes of the source's budget.
     taken: usize,
 }
@@ -46,7 +47,7 @@ impl<S: Sink> Gathering<S> {
         tap: &Arc<CompiledTap>,
         path: &Arc<str>,
         headers: &Arc<Headers>,
-        direction: &'static str,
+        direction: Direction,
     ) -> Box<dyn Feed> {
         let whole = Whole {
             tap: Arc::clone(tap),
@@ -125,32 +126,51 @@ impl<S> Drop for Gathering<S> {
 
 /// Hands bodies on until there can be no more of them.
 pub(super) async fn run<S: Sink>(taps: Arc<Taps<S>>, mut bodies: mpsc::UnboundedReceiver<Whole>) {
-    let mut under_way = FuturesUnordered::new();
-    let mut open = true;
-    while open || !under_way.is_empty() {
-        tokio::select! {
-            // Each is begun before the next one is taken, so that they queue for a conversation in their order.
-            biased;
-            Some(()) = under_way.next(), if !under_way.is_empty() => {}
-            body = bodies.recv(), if open && under_way.len() < limits::TAP_COMMITS => match body {
-                Some(body) => under_way.push(one(&taps, body)),
-                None => open = false,
-            },
+    let mut commits = FuturesUnordered::new();
+    loop {
+        let next = async {
+            let mut whole = bodies.recv().await?;
+            Some((read(&taps, &mut whole).await, whole))
+        };
+        tokio::pin!(next);
+        let (items, whole) = loop {
+            tokio::select! {
+                // Each commit is begun before the next body is read, so that they queue for a conversation in their order.
+                biased;
+                Some(()) = commits.next(), if !commits.is_empty() => {}
+                next = &mut next, if commits.len() < limits::TAP_COMMITS => match next {
+                    Some(next) => break next,
+                    None => {
+                        while commits.next().await.is_some() {}
+                        return;
+                    }
+                },
+            }
+        };
+        commits.push(commit(&taps, items, whole));
+    }
+}
+
+/// What a body stands for; nothing where it cannot be read.
+async fn read<S: Sink>(taps: &Taps<S>, whole: &mut Whole) -> Vec<Incoming> {
+    let encodings = whole.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("content-encoding"));
+    let decoding = Decoding::of(encodings.map(|(_, value)| value.as_str()));
+    match decode(std::mem::take(&mut whole.body), decoding, taps.limit()) {
+        Ok(body) => {
+            let raw = taps.raw(body, &whole.path, &whole.headers, whole.direction);
+            // Counted and logged already where it is no event.
+            taps.feed.read(raw, whole.tap.adapter()).await.unwrap_or_default()
+        }
+        Err(lost) => {
+            taps.losses.count(lost, &whole.path);
+            Vec::new()
         }
     }
 }
 
-async fn one<S: Sink>(taps: &Taps<S>, whole: Whole) {
-    let Whole { tap, body, path, headers, direction, taken } = whole;
-    let encodings = headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("content-encoding"));
-    match decode(body, Decoding::of(encodings.map(|(_, value)| value.as_str())), taps.limit()) {
-        Ok(body) => {
-            let message = Message { body: body.into(), path, headers, direction, event: None, id: None };
-            taps.deliver(&tap, message, Place::default()).await;
-        }
-        Err(lost) => taps.losses.count(lost, &path),
-    }
-    taps.budget.give_back(taken);
+async fn commit<S: Sink>(taps: &Taps<S>, items: Vec<Incoming>, whole: Whole) {
+    taps.deliver(&whole.tap, items, &whole.path, Place::default()).await;
+    taps.budget.give_back(whole.taken);
     taps.handed_on();
 }
 

@@ -39,7 +39,7 @@ impl Events {
     }
 
     pub fn feed(&mut self, mut bytes: &[u8], heard: &mut Heard) {
-        if std::mem::take(&mut self.returned) && !bytes.is_empty() {
+        if !bytes.is_empty() && std::mem::take(&mut self.returned) {
             bytes = bytes.strip_prefix(b"\n").unwrap_or(bytes);
         }
         while let Some(end) = memchr::memchr2(b'\n', b'\r', bytes) {

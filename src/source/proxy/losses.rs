@@ -1,33 +1,14 @@
-//! What a tap heard, and what became of what it could not keep.
+//! What taps could not keep: counted, and told once in a while. The traffic knows nothing of it.
 
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::framer::Lost;
 use crate::limits;
-use crate::net::relay::Headers;
 use crate::telemetry::ingest::TapDropped;
-
-/// One message that was read along.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Message {
-    /// What it says: JSON or text, content codings undone.
-    pub body: Bytes,
-    /// Path and query of the request.
-    pub path: Arc<str>,
-    /// Headers of the side it was read from; of a WebSocket those of the request.
-    pub headers: Arc<Headers>,
-    /// `request` or `response`; on a WebSocket `client` or `server`.
-    pub direction: &'static str,
-    /// Of a server-sent event: its type.
-    pub event: Option<String>,
-    /// Of a server-sent event: its id.
-    pub id: Option<String>,
-}
 
 /// Counts what a source's taps lost, and says so once in a while.
 pub(super) struct Losses {
