@@ -176,7 +176,13 @@ async fn failing_rules_and_a_full_outbox_leave_the_traffic_alone() {
         .rule("broken.rhai", "fn adapt(message) { throw \"no\"; }")
         .rule("rule.rhai", "fn transform(event, payload) { throw \"no\"; }")
         .webhook("rule", &receiver.webhook("/rule", "events: [\"*\"]\nrule: rule.rhai"))
-        .webhook("down", &receiver.webhook("/down", "events: [\"*\"]\nparams: {words: argument.words}\nretry: {schedule: [1h], jitter: 0}"))
+        .webhook(
+            "down",
+            &receiver.webhook(
+                "/down",
+                "events: [\"*\"]\nparams: {words: argument.words}\nretry: {schedule: [1h], jitter: 0}",
+            ),
+        )
         .start()
         .await;
     assert!(post(&proxy, "/broken", &begun("b")).await.ends_with(" bytes"));

@@ -1,4 +1,4 @@
-"""Asks public test servers directly and through sidehook's proxy, with and without taps, and compares what comes back:
+"""Runs examples/proxy-tap. Then asks public test servers directly and through sidehook's proxy, with and without taps, and compares what comes back:
 status lines, header lines in their order and case, bodies, byte for byte. Only what belongs to a connection may differ.
 
 usage: proxy.py SIDEHOOK      (with httpbin, hypercorn, httpx[http2], websockets installed)
@@ -7,6 +7,7 @@ usage: proxy.py SIDEHOOK      (with httpbin, hypercorn, httpx[http2], websockets
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -192,7 +193,52 @@ async def echo(ws):
             await ws.send(message)
 
 
+def example(sidehook):
+    """examples/proxy-tap with ports of its own: a conversation through it, and the webhook that comes of it."""
+    with tempfile.TemporaryDirectory() as home:
+        shutil.copytree(Path(__file__).parents[2] / "examples/proxy-tap", home, dirs_exist_ok=True)
+        ports = {old: str(free()) for old in ["7071", "7072", "8000", "9443"]}
+        for file in ["sidehook.yaml", "webhooks/crm.yaml"]:
+            text = Path(home, file).read_text()
+            for old, new in ports.items():
+                text = text.replace(f":{old}", f":{new}")
+            Path(home, file).write_text(text)
+        run = {"cwd": home, "check": True, "capture_output": True, "text": True}
+        Path(home, "secrets").mkdir()
+        Path(home, "secrets/crm").write_text(subprocess.run([sidehook, "secret", "new"], **run).stdout)
+        env = {**os.environ, "SIDEHOOK_SECRET": Path(home, "secrets/crm").read_text().strip()}
+        listen = ["listen", "--addr", f"127.0.0.1:{ports['9443']}", "--tls", "--ca-file", "receiver-ca.pem"]
+        log = open(Path(home, "log"), "w")
+        running = [
+            subprocess.Popen([sidehook, *listen], cwd=home, env=env, stdout=log, stderr=log),
+            subprocess.Popen([sys.executable, "assistant.py", ports["8000"]], cwd=home, stdout=log, stderr=log),
+        ]
+        try:
+            wait_for(ports["9443"])
+            wait_for(ports["8000"])
+            subprocess.run([sidehook, "test"], **run)
+            running.append(subprocess.Popen([sidehook, "run"], cwd=home, stdout=log, stderr=log))
+            wait_for(ports["7072"])
+            for text in ["hello", "bye"]:
+                url = f"http://127.0.0.1:{ports['7072']}/v1/chat"
+                answer = httpx.post(url, json={"conversation": "42", "text": text})
+                assert f'"text": "You said {text}"' in answer.text, answer.text
+            said = ["conversation.completed", "hello", "You said hello", "bye", "You said bye"]
+            for _ in range(200):
+                told = Path(home, "log").read_text()
+                if all(text in told for text in said):
+                    return
+                time.sleep(0.1)
+            sys.exit(f"the webhook of examples/proxy-tap did not come:\n{told[-4000:]}")
+        finally:
+            for process in running:
+                process.terminate()
+                process.wait()
+
+
 async def main(sidehook):
+    sidehook = str(Path(sidehook).resolve())
+    await asyncio.to_thread(example, sidehook)
     mirrored = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=mirror, args=(mirrored,), daemon=True).start()
     upstreams = {"httpbin": free(), "mirror": mirrored.getsockname()[1], "ws": free()}

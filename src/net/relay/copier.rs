@@ -212,11 +212,7 @@ impl Feed for QueueFeed {
         }
         let extra = if state.bytes == 0 { QUEUE_BYTES } else { 0 };
         let fits = self.block || state.bytes + bytes.len() <= self.shared.limit;
-        if !(fits && self.shared.budget.take(bytes.len() + extra, self.block)) {
-            if !matches!(state.pieces.back(), Some(Part::Gap(side)) if *side == self.side) {
-                state.pieces.push_back(Part::Gap(self.side));
-            }
-        } else {
+        if fits && self.shared.budget.take(bytes.len() + extra, self.block) {
             state.bytes += bytes.len() + extra;
             match state.pieces.back_mut() {
                 Some(Part::Data(side, part)) if *side == self.side && part.len() + bytes.len() <= PIECE_BYTES => {
@@ -224,6 +220,8 @@ impl Feed for QueueFeed {
                 }
                 _ => state.pieces.push_back(Part::Data(self.side, BytesMut::from(bytes))),
             }
+        } else if !matches!(state.pieces.back(), Some(Part::Gap(side)) if *side == self.side) {
+            state.pieces.push_back(Part::Gap(self.side));
         }
         drop(state);
         self.shared.readable.wake();
@@ -269,11 +267,11 @@ pub struct Reader(Arc<Shared>);
 impl Reader {
     /// The next piece; none when every side has ended.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Piece>> {
-        if let Some(next) = self.take() {
+        if let Poll::Ready(next) = self.take() {
             return Poll::Ready(next);
         }
         self.0.readable.register(cx.waker());
-        self.take().map_or(Poll::Pending, Poll::Ready)
+        self.take()
     }
 
     /// The next piece; none when every side has ended.
@@ -281,11 +279,11 @@ impl Reader {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    fn take(&mut self) -> Option<Option<Piece>> {
+    fn take(&mut self) -> Poll<Option<Piece>> {
         let mut state = self.0.lock();
         let piece = match state.pieces.pop_front() {
-            None if state.senders == 0 => return Some(None),
-            None => return None,
+            None if state.senders == 0 => return Poll::Ready(None),
+            None => return Poll::Pending,
             Some(Part::Gap(side)) => Piece::Gap(side),
             Some(Part::End(side, whole)) => Piece::End(side, whole),
             Some(Part::Data(side, bytes)) => {
@@ -300,7 +298,7 @@ impl Reader {
         for writable in &self.0.writable {
             writable.wake();
         }
-        Some(Some(piece))
+        Poll::Ready(Some(piece))
     }
 }
 

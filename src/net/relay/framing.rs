@@ -94,13 +94,11 @@ impl Framing {
                         content(at..at + taken);
                     }
                     at += taken;
-                    match next {
-                        Some(next) => *chunk = next,
-                        None => {
-                            self.0 = Kind::Done;
-                            break;
-                        }
-                    }
+                    let Some(next) = next else {
+                        self.0 = Kind::Done;
+                        break;
+                    };
+                    *chunk = next;
                 }
                 Ok(at)
             }

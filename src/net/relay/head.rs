@@ -176,6 +176,7 @@ fn push(out: &mut Vec<u8>, parts: &[&str]) {
 
 /// A request's head.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one message")]
 pub struct RequestHead {
     /// As it came.
     pub method: String,

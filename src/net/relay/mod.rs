@@ -117,14 +117,7 @@ impl Way {
     }
 }
 
-/// Nobody reads along.
-pub struct Unobserved;
-
-impl Observer for Unobserved {
-    fn watch(&self, _: &Seen<'_>) -> Option<Box<dyn Watch>> {
-        None
-    }
-}
-
+#[cfg(test)]
+pub(crate) mod stage;
 #[cfg(test)]
 mod tests;

@@ -3,41 +3,39 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::stage::{End, Played, soon};
 use super::*;
 use crate::config::model::Listen;
 use crate::net::bind;
 
 /// An upstream that the test plays, and a relay before it.
 struct Stage {
-    upstream: TcpListener,
+    upstream: Played,
     relay: SocketAddr,
     stop: CancellationToken,
     done: tokio::task::JoinHandle<()>,
 }
 
-/// One end of a connection.
-struct End(TcpStream);
-
 impl Stage {
     async fn new() -> Self {
-        let upstream = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-        let port = upstream.local_addr().expect("an address").port();
-        let (relay, stop, done) = relay_to(port).await;
+        let upstream = Played::new().await;
+        let (relay, stop, done) = relay_to(upstream.address().port()).await;
         Self { upstream, relay, stop, done }
     }
 
     async fn client(&self) -> End {
-        End(TcpStream::connect(self.relay).await.expect("connected"))
+        End::connect(self.relay).await
     }
 
     async fn server(&self) -> End {
-        End(soon(self.upstream.accept()).await.expect("accepted").0)
+        self.upstream.accept().await
     }
 
     /// Whether nobody connects to upstream.
@@ -56,44 +54,12 @@ async fn relay_to(port: u16) -> (SocketAddr, CancellationToken, tokio::task::Joi
     (address, stop, done)
 }
 
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
-}
+/// Nobody reads along.
+struct Unobserved;
 
-impl End {
-    async fn say(&mut self, text: &str) {
-        soon(self.0.write_all(text.as_bytes())).await.expect("written");
-    }
-
-    /// Reads exactly this.
-    async fn hear(&mut self, text: &str) {
-        let mut read = vec![0; text.len()];
-        let mut at = 0;
-        while at < read.len() {
-            let n = soon(self.0.read(&mut read[at..])).await.expect("read");
-            if n == 0 {
-                break;
-            }
-            at += n;
-            let so_far = String::from_utf8_lossy(&read[..at]);
-            assert!(text.starts_with(&*so_far), "read {so_far:?}\nwanted {text:?}");
-        }
-        assert_eq!(String::from_utf8_lossy(&read[..at]), text);
-    }
-
-    /// Reads up to the end.
-    async fn rest(&mut self) -> String {
-        let mut read = Vec::new();
-        let _ = soon(self.0.read_to_end(&mut read)).await;
-        String::from_utf8_lossy(&read).into_owned()
-    }
-
-    async fn is_silent(&mut self) -> bool {
-        tokio::time::timeout(Duration::from_millis(50), self.0.read(&mut [0])).await.is_err()
-    }
-
-    async fn end_sending(&mut self) {
-        self.0.shutdown().await.expect("ended");
+impl Observer for Unobserved {
+    fn watch(&self, _: &Seen<'_>) -> Option<Box<dyn Watch>> {
+        None
     }
 }
 
@@ -303,7 +269,7 @@ async fn old_clients_are_served_as_they_ask() {
     let stage = Stage::new().await;
     let mut client = stage.client().await;
     client.say("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await;
-    let port = stage.upstream.local_addr().expect("an address").port();
+    let port = stage.upstream.address().port();
     let mut server = stage.server().await;
     server.hear(&format!("GET / HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n")).await;
     server.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await;
@@ -352,7 +318,7 @@ async fn what_cannot_be_relayed_is_refused_with_a_reason() {
 async fn an_upstream_that_does_not_answer_is_502() {
     let closed = TcpListener::bind("127.0.0.1:0").await.expect("bound").local_addr().expect("an address").port();
     let (relay, _stop, _done) = relay_to(closed).await;
-    let mut client = End(TcpStream::connect(relay).await.expect("connected"));
+    let mut client = End::connect(relay).await;
     client.say("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     client.hear("HTTP/1.1 502 Bad Gateway\r\ncontent-type: application/problem+json\r\n").await;
     // The connection goes on.
@@ -464,7 +430,6 @@ async fn mirror(request: http::Request<Incoming>) -> Result<http::Response<Mirro
 }
 
 type Mirrored = http_body_util::combinators::UnsyncBoxBody<Bytes, std::convert::Infallible>;
-use bytes::Bytes;
 
 async fn http2(relay: SocketAddr) -> hyper::client::conn::http2::SendRequest<Mirrored> {
     let stream = TcpStream::connect(relay).await.expect("connected");
@@ -503,7 +468,10 @@ async fn http2_goes_on_as_http2_where_upstream_speaks_it() {
         let response = soon(sender.send_request(post("hello"))).await.expect("answered");
         assert_eq!(format!("{:?}", response.headers()), r#"{"x-a": "1", "x-a": "2"}"#, "nothing is added");
         let collected = response.into_body().collect().await.expect("a body");
-        assert_eq!(collected.trailers().and_then(|t| t.get("x-last")).map(|v| v.as_bytes()), Some(&b"1"[..]));
+        assert_eq!(
+            collected.trailers().and_then(|t| t.get("x-last")).map(http::HeaderValue::as_bytes),
+            Some(&b"1"[..])
+        );
         let text = String::from_utf8(collected.to_bytes().to_vec()).expect("text");
         let wanted = r#"HTTP/2.0 POST http://any.example/a?b {"cookie": "a=1", "cookie": "b=2", "te": "trailers"} b"hello" Some({"x-sum": "7"})"#;
         assert_eq!(text, wanted);

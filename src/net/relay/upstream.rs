@@ -149,7 +149,7 @@ impl Upstream {
             if idle.len() >= limits::POOL_IDLE_CONNECTIONS {
                 idle.remove(0);
             }
-            idle.push(Idle { connection, since: Instant::now() });
+            idle.push(Idle { connection, since: tokio::time::Instant::now() });
         }
     }
 
@@ -182,7 +182,7 @@ impl Upstream {
         };
         // One that cannot be reached has not said no.
         let Some(speaks) = asked.await else { return known.is_some_and(|(speaks, _)| speaks) };
-        *self.speaks_http2.lock().unwrap_or_else(PoisonError::into_inner) = Some((speaks, Instant::now()));
+        *self.speaks_http2.lock().unwrap_or_else(PoisonError::into_inner) = Some((speaks, tokio::time::Instant::now()));
         speaks
     }
 

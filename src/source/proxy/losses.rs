@@ -24,7 +24,7 @@ impl Losses {
 
     /// One message, or all that follows in a stream that cannot be read any more.
     pub fn count(&self, lost: Lost, path: &str) {
-        let now = Instant::now();
+        let now = tokio::time::Instant::now();
         let mut unsaid = self.unsaid.lock().unwrap_or_else(PoisonError::into_inner);
         unsaid.0 += 1;
         let quiet = unsaid.1.is_some_and(|at| now.duration_since(at) < limits::TAP_LOG_PAUSE);

@@ -15,14 +15,13 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::*;
 use crate::config::model::{Listen, Overflow, Read};
 use crate::event::Json;
 use crate::net::bind;
+use crate::net::relay::stage::{End, Played, soon};
 use crate::rules::{Adapter, Message, RuleError};
 use crate::source::{Accepted, Items, Refusal, SourceSettings, StreamEnd, StreamId};
 
@@ -95,7 +94,7 @@ fn tap(path: &str, read: Read, format: TapFormat, on_overflow: Overflow) -> Tap 
 /// A proxy before an upstream that the test plays.
 struct Stage {
     probe: Arc<Probe>,
-    upstream: TcpListener,
+    upstream: Played,
     proxy: SocketAddr,
     _stop: tokio_util::sync::DropGuard,
 }
@@ -109,8 +108,8 @@ impl Stage {
             streams: AtomicUsize::new(0),
         };
         let probe = Arc::new(probe);
-        let upstream = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-        let url = url::Url::parse(&format!("http://{}", upstream.local_addr().expect("tcp"))).expect("a URL");
+        let upstream = Played::new().await;
+        let url = url::Url::parse(&format!("http://{}", upstream.address())).expect("a URL");
         let listener = bind(&Listen::Tcp(([127, 0, 0, 1], 0).into())).await.expect("bound");
         let proxy = listener.local_addr().expect("tcp");
         let stop = CancellationToken::new();
@@ -121,29 +120,18 @@ impl Stage {
     }
 
     /// A client that has sent `request`, and the server that has read it.
-    async fn exchange(&self, request: &[u8]) -> (TcpStream, TcpStream) {
-        let mut client = TcpStream::connect(self.proxy).await.expect("connected");
-        client.write_all(request).await.expect("written");
-        let (mut server, _) = soon(self.upstream.accept()).await.expect("accepted");
-        hear(&mut server, request).await;
+    async fn exchange(&self, request: &[u8]) -> (End, End) {
+        let mut client = End::connect(self.proxy).await;
+        client.say(request).await;
+        let mut server = self.upstream.accept().await;
+        server.hear(request).await;
         (client, server)
     }
 }
 
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
-}
-
-async fn hear(stream: &mut TcpStream, bytes: &[u8]) {
-    let mut read = vec![0; bytes.len()];
-    soon(stream.read_exact(&mut read)).await.expect("read");
-    assert_eq!(String::from_utf8_lossy(&read), String::from_utf8_lossy(bytes));
-}
-
 /// Says it on one side and hears it on the other.
-async fn pass(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) {
-    soon(from.write_all(bytes)).await.expect("written");
-    hear(to, bytes).await;
+async fn pass(from: &mut End, to: &mut End, bytes: &[u8]) {
+    from.pass(to, bytes).await;
 }
 
 fn event(id: &str) -> String {
@@ -270,7 +258,7 @@ async fn websocket_messages_are_read_from_both_sides() {
     stage.probe.got_all(&["a@1", "b@1", "c@1"]).await;
     pass(&mut client, &mut server, &frame(0x81, event("d").as_bytes(), true)).await;
     drop(client);
-    assert_eq!(soon(server.read(&mut [0])).await.expect("ended"), 0);
+    assert_eq!(server.rest().await, "");
     drop(server);
     stage.probe.got_all(&["a@1", "b@1", "c@1", "d@1", "end 1"]).await;
 }
@@ -319,19 +307,16 @@ async fn with_block_the_traffic_waits_and_nothing_is_lost() {
     let lines = limits::TAP_QUEUE_BYTES * 8 / line.len();
     let length = lines * line.len();
     let writing = tokio::spawn(async move {
-        server
-            .write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").as_bytes())
-            .await
-            .expect("written");
+        server.say(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n")).await;
         for _ in 0..lines {
-            server.write_all(line.as_bytes()).await.expect("written");
+            server.say(&line).await;
         }
         server
     });
     let reading = tokio::spawn(async move {
-        let (mut read, mut all) = (vec![0; 64 * 1024], 0);
+        let mut all = 0;
         while all < length {
-            all += client.read(&mut read).await.expect("read");
+            all += client.some().await;
         }
     });
     tokio::time::sleep(Duration::from_millis(500)).await;

@@ -138,13 +138,13 @@ pub(super) async fn run<S: Sink>(taps: Arc<Taps<S>>, mut bodies: mpsc::Unbounded
                 // Each commit is begun before the next body is read, so that they queue for a conversation in their order.
                 biased;
                 Some(()) = commits.next(), if !commits.is_empty() => {}
-                next = &mut next, if commits.len() < limits::TAP_COMMITS => match next {
-                    Some(next) => break next,
-                    None => {
-                        while commits.next().await.is_some() {}
-                        return;
+                next = &mut next, if commits.len() < limits::TAP_COMMITS => {
+                    if let Some(next) = next {
+                        break next;
                     }
-                },
+                    while commits.next().await.is_some() {}
+                    return;
+                }
             }
         };
         commits.push(commit(&taps, items, whole));

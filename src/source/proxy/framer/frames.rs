@@ -277,11 +277,11 @@ mod tests {
         match payload.len() {
             n @ 0..=125 => out.push(bit | u8::try_from(n).expect("small")),
             n @ 126..=0xffff => {
-                out.push(bit | 126);
+                out.push(bit + 126);
                 out.extend_from_slice(&u16::try_from(n).expect("fits").to_be_bytes());
             }
             n => {
-                out.push(bit | 127);
+                out.push(bit + 127);
                 out.extend_from_slice(&(n as u64).to_be_bytes());
             }
         }
@@ -300,6 +300,7 @@ mod tests {
         heard.into_iter().map(|found| found.map(|f| String::from_utf8(f.body).expect("text"))).collect()
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "it stands in lists of results")]
     fn ok(text: &str) -> Result<String, Lost> {
         Ok(text.to_owned())
     }

@@ -8,6 +8,7 @@ const NAME_BYTES: usize = crate::limits::NAME_BYTES;
 
 /// Finds events.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about what came so far")]
 pub struct Events {
     line: Vec<u8>,
     data: Vec<u8>,
@@ -149,6 +150,7 @@ mod tests {
         heard.into_iter().map(|found| found.map(text)).collect()
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "it stands in lists of results")]
     fn event(body: &str, event: &str, id: &str) -> Result<(String, String, String), Lost> {
         Ok((body.to_owned(), event.to_owned(), id.to_owned()))
     }
