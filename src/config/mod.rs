@@ -25,6 +25,7 @@ mod sources;
 mod tls;
 mod traps;
 pub mod values;
+mod verify;
 mod webhook;
 mod yaml;
 
