@@ -11,6 +11,7 @@ mod mask;
 pub mod model;
 mod params;
 mod proxy;
+pub mod rapida;
 mod reader;
 pub mod report;
 pub mod rewrite;
