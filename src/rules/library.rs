@@ -24,3 +24,13 @@ pub(super) const ADAPTERS: [(&str, &str); 9] = [
 
 /// Prefix of their paths.
 pub(super) const PREFIX: &str = "sidehook/";
+
+/// Whether the script of this path is an adapter.
+pub(super) fn is_adapter(key: &str) -> bool {
+    key.strip_prefix(PREFIX).is_some_and(|name| ADAPTERS.iter().any(|(known, _)| *known == name))
+}
+
+/// Every path.
+pub(super) fn names() -> impl Iterator<Item = String> {
+    SCRIPTS.iter().chain(&ADAPTERS).map(|(name, _)| format!("{PREFIX}{name}"))
+}

@@ -84,9 +84,7 @@ fn import_key<'a>(sources: &Sources, path: &'a str) -> Result<&'a str, String> {
     if sources.files.contains_key(key) {
         return Ok(key);
     }
-    let is_adapter =
-        |key: &str| library::ADAPTERS.iter().any(|(name, _)| key.strip_prefix(library::PREFIX) == Some(name));
-    let known: Vec<&str> = sources.files.keys().map(String::as_str).filter(|key| !is_adapter(key)).collect();
+    let known: Vec<&str> = sources.files.keys().map(String::as_str).filter(|key| !library::is_adapter(key)).collect();
     let hint = match lint::nearest(key, known.iter().copied()) {
         Some(near) => format!("; did you mean \"{near}\"?"),
         None if key.starts_with(library::PREFIX) => {
@@ -133,11 +131,18 @@ impl<'a> Linker<'a> {
     }
 
     pub fn link(mut self) -> BTreeMap<String, Arc<Rule>> {
-        let keys: Vec<String> = self.shared.sources.files.keys().cloned().collect();
+        let keys: Vec<String> =
+            self.shared.sources.files.keys().filter(|key| !library::is_adapter(key)).cloned().collect();
         for key in keys {
             self.visit(&key);
         }
         self.rules
+    }
+
+    /// One script with what it imports.
+    pub fn link_one(mut self, key: &str) -> Option<Arc<Rule>> {
+        self.visit(key);
+        self.rules.remove(key)
     }
 
     /// Links one script after what it imports; false when it cannot be used.

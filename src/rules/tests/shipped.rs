@@ -73,8 +73,15 @@ fn shipped_adapters_pass_their_tests() {
     let (scripts, problems) =
         Scripts::compile(&BTreeMap::new(), BTreeMap::new(), ScriptLimits::default(), Clock::System);
     assert_eq!(problems, []);
-    let inside = scripts.rules().filter(|rule| rule.has("adapt", 1)).count();
-    assert_eq!(inside, ADAPTERS.len());
+    let inside: Vec<String> =
+        Scripts::inside().filter(|name| scripts.rule(name).is_some_and(|r| r.has("adapt", 1))).collect();
+    assert_eq!(inside.len(), ADAPTERS.len());
+    assert_eq!(Scripts::inside().count() - inside.len(), 4, "what is inside loads, the others are for rules");
+    assert!(Scripts::inside().all(|name| scripts.rule(&name).is_some()));
+    assert!(
+        Arc::ptr_eq(&scripts.rule("sidehook/vapi").expect("it"), &scripts.rule("sidehook/vapi.rhai").expect("it")),
+        "one script, one rest after time-outs"
+    );
     let (mut cases, mut faults) = (0, Vec::new());
     for (name, tests) in ADAPTERS {
         let rule = scripts.rule(&format!("sidehook/{name}")).expect("inside the binary");
@@ -129,6 +136,20 @@ fn ready_rules_pass_their_tests() {
         }
     }
     assert_eq!(cases, 9);
+}
+
+#[test]
+fn a_shipped_adapter_can_be_built_upon() {
+    let script = "import \"sidehook/vapi\" as vapi;\n
+        fn adapt(message) { let event = vapi::adapt(message); if event != () { event.metadata.team = \"x\"; } event }";
+    let (scripts, problems) = compile(&[("bot.rhai", script)]);
+    assert_eq!(problems, []);
+    let adapter = Adapter::new(scripts.rule("bot").expect("it"), Duration::ZERO).expect("an adapter");
+    let body =
+        r#"{"body":{"message":{"type":"end-of-call-report","endedReason":"pipeline-error-x","call":{"id":"c"}}}}"#;
+    let events = adapter.adapt(&message(&Json::parse(body).expect("JSON"))).expect("events");
+    let text = String::from_utf8_lossy(&events[0].to_bytes()).into_owned();
+    assert!(text.contains(r#""metadata":{"team":"x"}"#) && text.contains("conversation.failed"), "{text}");
 }
 
 #[test]
