@@ -139,6 +139,48 @@ fn ready_rules_pass_their_tests() {
 }
 
 #[test]
+fn what_is_no_message_of_a_platform_is_left_alone() {
+    let (scripts, _) = Scripts::compile(&BTreeMap::new(), BTreeMap::new(), ScriptLimits::default(), Clock::System);
+    let junk = [
+        "5",
+        "null",
+        "[]",
+        "[{}]",
+        "\"x\"",
+        "\"a=1&%zz\"",
+        "{}",
+        r#"{"message":"x"}"#,
+        r#"{"message":{"call":5}}"#,
+        r#"{"message":{"type":5,"call":{"id":"c"}}}"#,
+        r#"{"event":5,"call":5}"#,
+        r#"{"event":"call_ended","call":"x"}"#,
+        r#"{"event":"call_ended","chat":[]}"#,
+        r#"{"event":"room_started","room":"x"}"#,
+        r#"{"event":"user","sender_id":"u","metadata":"x"}"#,
+        r#"{"event":{},"data":{}}"#,
+        r#"{"type":"post_call_transcription","data":[]}"#,
+        r#"{"type":"post_call_transcription","data":"x"}"#,
+        r#"{"type":[],"data":{"conversation_id":"c"}}"#,
+        r#"{"type":"error","error":"x"}"#,
+        r#"{"label":"rtvi-ai","type":"bot-transcription","data":"x"}"#,
+        r#"{"label":"rtvi-ai","type":"error","data":[]}"#,
+    ];
+    let mut faults = Vec::new();
+    for (name, _) in ADAPTERS {
+        let rule = scripts.rule(&format!("sidehook/{name}")).expect("inside the binary");
+        let adapter = Adapter::new(rule, Duration::ZERO).expect("an adapter");
+        for body in junk {
+            let mut message = message(&Json::parse(format!("{{\"body\":{body}}}")).expect("JSON"));
+            message.path = "/?call_id=c&session_id=s".into();
+            if let Err(error) = adapter.rehearse(&message, &mut Trace::default()) {
+                faults.push(format!("{body}: {error}"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
 fn a_shipped_adapter_can_be_built_upon() {
     let script = "import \"sidehook/vapi\" as vapi;\n
         fn adapt(message) { let event = vapi::adapt(message); if event != () { event.metadata.team = \"x\"; } event }";

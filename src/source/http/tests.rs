@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::Clock;
+use crate::event::Json;
 use crate::rules::{Adapter, Message, RuleError, ScriptLimits, Scripts};
 use crate::secret::Secret;
 use crate::sign::{LiveKit, Verifier};
