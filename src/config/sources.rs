@@ -15,6 +15,7 @@ use super::webhook;
 use super::yaml::{Key, Node};
 use crate::limits;
 use crate::secret::Secret;
+use crate::sign::Verifier;
 
 /// Types that this version has.
 const AVAILABLE: [&str; 1] = ["http"];
@@ -91,6 +92,10 @@ fn source(d: &mut Decoder<'_>, key: &Key, node: &Node) -> Option<Source> {
             format!("what comes by `type: {name}` is not signed: `verify` is for `type: http`"),
             Some(help),
         );
+    }
+    if let (Some(Verifier::LiveKit(_)), Some(node)) = (verify.as_deref(), fields.get("token")) {
+        let help = "leave `token` out: the signature says who sends".to_owned();
+        d.problem(node.span, "`token` and `scheme: livekit` both want the authorization header", Some(help));
     }
     // Compiled once the scripts are: see `adapters`.
     let _ = fields.get("adapter");

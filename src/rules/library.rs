@@ -30,7 +30,7 @@ pub(super) fn is_adapter(key: &str) -> bool {
     key.strip_prefix(PREFIX).is_some_and(|name| ADAPTERS.iter().any(|(known, _)| *known == name))
 }
 
-/// Every path.
+/// Every path, adapters first.
 pub(super) fn names() -> impl Iterator<Item = String> {
-    SCRIPTS.iter().chain(&ADAPTERS).map(|(name, _)| format!("{PREFIX}{name}"))
+    ADAPTERS.iter().chain(&SCRIPTS).map(|(name, _)| format!("{PREFIX}{name}"))
 }
