@@ -10,10 +10,12 @@ use super::model::{Admin, Exec, Listen, Overflow, Read, Source, SourceKind, Tap,
 use super::scripts::Library;
 use super::settings::check_name;
 use super::shape;
+use super::verify;
 use super::webhook;
 use super::yaml::{Key, Node, Span};
 use crate::limits;
 use crate::secret::Secret;
+use crate::sign::Verifier;
 
 /// Types that this version has.
 const AVAILABLE: [&str; 2] = ["http", "proxy"];
@@ -24,6 +26,7 @@ fn default_source() -> Source {
         kind: SourceKind::Http { listen, token: None },
         namespace: Arc::from(""),
         adapter: None,
+        verify: None,
         infer_failure: true,
     }
 }
@@ -81,10 +84,23 @@ fn source(d: &mut Decoder<'_>, key: &Key, node: &Node) -> Option<Source> {
         "sse" => sse(d, &fields),
         _ => None,
     }?;
+    let verify = fields.get("verify").and_then(|node| verify::decode(d, node));
+    if let Some(node) = fields.get("verify").filter(|_| name != "http") {
+        let help = "leave it out, or let the sender use a source of `type: http`".to_owned();
+        d.problem(
+            node.span,
+            format!("what comes by `type: {name}` is not signed: `verify` is for `type: http`"),
+            Some(help),
+        );
+    }
+    if let (Some(Verifier::LiveKit(_)), Some(node)) = (verify.as_deref(), fields.get("token")) {
+        let help = "leave `token` out: the signature says who sends".to_owned();
+        d.problem(node.span, "`token` and `scheme: livekit` both want the authorization header", Some(help));
+    }
     // Compiled once the scripts are: see `adapters`.
     let _ = fields.get("adapter");
     let namespace = Arc::from(namespace.map(|(_, t)| t).unwrap_or_default());
-    Some(Source { kind, namespace, adapter: None, infer_failure })
+    Some(Source { kind, namespace, adapter: None, verify, infer_failure })
 }
 
 /// Gives sources and their taps the adapters that they name. A tap without one has its source's.
@@ -114,9 +130,9 @@ fn member<'n>(node: &'n Node, name: &str) -> Option<&'n Node> {
 fn http(d: &mut Decoder<'_>, key: &Key, fields: &Fields<'_>) -> Option<SourceKind> {
     let token = fields.get("token").and_then(|n| d.secret(n));
     let listen = fields.require(d, "listen", "`listen: 127.0.0.1:7070`").and_then(|n| listen(d, n))?;
-    if token.is_none() && !is_local(&listen) && fields.get("token").is_none() {
+    if !is_local(&listen) && fields.get("token").is_none() && fields.get("verify").is_none() {
         d.warnings.push(format!(
-            "source {}: {listen} can be reached from other machines and asks for no token; whoever reaches it can send events",
+            "source {}: {listen} can be reached from other machines and asks for no token or signature; whoever reaches it can send events",
             key.text
         ));
     }

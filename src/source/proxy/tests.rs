@@ -67,7 +67,14 @@ impl Sink for Probe {
     }
 
     fn settings(&self, _: &str) -> SourceSettings {
-        SourceSettings { body_bytes: 1000, token: None, namespace: "".into(), adapter: None }
+        SourceSettings {
+            body_bytes: 1000,
+            token: None,
+            namespace: "".into(),
+            adapter: None,
+            verifier: None,
+            now: Clock::System.now(),
+        }
     }
 
     async fn adapt(&self, _: &Adapter, _: Message) -> Result<Vec<Json>, RuleError> {
