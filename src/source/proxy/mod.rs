@@ -50,6 +50,8 @@ struct Taps<S> {
     feed: feed::Feed<S>,
     clock: Clock,
     compiled: ArcSwap<Vec<Arc<CompiledTap>>>,
+    /// The largest message, from the generation in force.
+    limit: AtomicUsize,
     budget: Arc<Budget>,
     bodies: mpsc::UnboundedSender<Whole>,
     /// Bodies that are being handed on.
@@ -72,12 +74,14 @@ impl<S: Sink> ProxySource<S> {
             feed: feed::Feed::new(Arc::clone(name), sink, stop),
             clock,
             compiled: ArcSwap::from_pointee(compile(taps)),
+            limit: AtomicUsize::new(0),
             budget: Budget::new(limits::TAP_SOURCE_BYTES),
             bodies: sender,
             handing_on: AtomicUsize::new(0),
             losses: Losses::new(Arc::clone(name)),
             tasks: TaskTracker::new(),
         });
+        taps.refresh();
         let relay = Relay::new(self::upstream(upstream)?, Arc::new(Tapping(Arc::clone(&taps))), entropy);
         Ok(Self { taps, relay, bodies: std::sync::Mutex::new(Some(bodies)) })
     }
@@ -86,6 +90,7 @@ impl<S: Sink> ProxySource<S> {
     pub fn apply(&self, upstream: &url::Url, taps: &[Tap]) -> Result<(), UpstreamError> {
         self.relay.lead_to(self::upstream(upstream)?);
         self.taps.compiled.store(Arc::new(compile(taps)));
+        self.taps.refresh();
         Ok(())
     }
 
@@ -117,7 +122,13 @@ fn compile(taps: &[Tap]) -> Vec<Arc<CompiledTap>> {
 impl<S: Sink> Taps<S> {
     /// The largest message.
     fn limit(&self) -> usize {
-        usize::try_from(self.feed.sink().settings(self.feed.name()).body_bytes).unwrap_or(usize::MAX)
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Takes over what the settings say now.
+    fn refresh(&self) {
+        let bytes = self.feed.sink().settings(self.feed.name()).body_bytes;
+        self.limit.store(usize::try_from(bytes).unwrap_or(usize::MAX), Ordering::Relaxed);
     }
 
     fn hand_on(&self, whole: Whole) {
@@ -134,10 +145,10 @@ impl<S: Sink> Taps<S> {
         self.handing_on.load(Ordering::SeqCst) > 0
     }
 
-    /// A message as the seam of all sources takes it.
-    fn raw(&self, body: Vec<u8>, path: &str, headers: &Headers, direction: Direction) -> Raw {
-        let arrived = self.clock.now();
-        Raw { body: body.into(), path: path.to_owned(), headers: headers.clone(), direction, arrived }
+    /// A message as the seam of all sources takes it. Headers are for the adapter, where there is one.
+    fn raw(&self, tap: &CompiledTap, body: Vec<u8>, (path, headers): (&str, &Headers), direction: Direction) -> Raw {
+        let headers = if tap.adapter().is_some() { headers.clone() } else { Headers::new() };
+        Raw { body: body.into(), path: path.to_owned(), headers, direction, arrived: self.clock.now() }
     }
 
     /// Hands on what a message stood for. Returns when it is durable, or lost.
@@ -189,6 +200,13 @@ struct Reading {
     response: Arc<OnceLock<Arc<Headers>>>,
 }
 
+impl Reading {
+    /// Whether what the response says matters.
+    fn wants_response(&self) -> bool {
+        self.tap.reads_response() || self.tap.format() == TapFormat::Websocket
+    }
+}
+
 impl<S: Sink> Watching<S> {
     /// One direction of a stream; the first one starts whoever reads it.
     fn follow(
@@ -228,6 +246,9 @@ impl<S: Sink> Watch for Watching<S> {
 
     fn response(&mut self, status: u16, headers: &(dyn Fn() -> Headers + Sync)) -> Copiers {
         let Self { taps, reading, path, request } = self;
+        if !reading.iter().any(Reading::wants_response) {
+            return Copiers::default();
+        }
         let headers = Arc::new(headers());
         let (mut client, mut server) = (Vec::new(), Vec::new());
         for reading in reading {

@@ -111,7 +111,7 @@ impl<S: Sink> Following<S> {
                     let mut headers = Headers::clone(&half.headers);
                     headers.extend(found.event.map(|event| (EVENT_HEADER.to_owned(), event)));
                     headers.extend(found.id.map(|id| (ID_HEADER.to_owned(), id)));
-                    let raw = self.taps.raw(found.body, &self.path, &headers, half.direction);
+                    let raw = self.taps.raw(&self.tap, found.body, (&self.path, &headers), half.direction);
                     waiting.messages.push_back((raw, half.is_stream));
                 }
                 Err(lost) => self.taps.losses.count(lost, &self.path),

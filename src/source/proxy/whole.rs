@@ -157,7 +157,7 @@ async fn read<S: Sink>(taps: &Taps<S>, whole: &mut Whole) -> Vec<Incoming> {
     let decoding = Decoding::of(encodings.map(|(_, value)| value.as_str()));
     match decode(std::mem::take(&mut whole.body), decoding, taps.limit()) {
         Ok(body) => {
-            let raw = taps.raw(body, &whole.path, &whole.headers, whole.direction);
+            let raw = taps.raw(&whole.tap, body, (&whole.path, &whole.headers), whole.direction);
             // Counted and logged already where it is no event.
             taps.feed.read(raw, whole.tap.adapter()).await.unwrap_or_default()
         }
