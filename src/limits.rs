@@ -158,6 +158,10 @@ pub const SETTLEMENTS_PER_COMMIT: usize = 256;
 pub const DISPATCH_COMMANDS: usize = 64;
 /// Batches that one transaction of the outbox takes together.
 pub const GROUP_BATCHES: usize = 256;
+/// Commits that wait together from which the outbox lets a few more join before the next transaction.
+pub const CROWD: usize = 8;
+/// How long it does.
+pub const CROWD_LINGER: Duration = Duration::from_millis(1);
 /// Payload that one transaction of the outbox takes together; a larger batch goes alone.
 pub const GROUP_BYTES: usize = 16 * 1024 * 1024;
 /// Ready deliveries on their way from the outbox writer to the dispatcher.
@@ -214,7 +218,8 @@ pub const CONVERSATION_SIZES: usize = 10_000;
 pub const QUICK_RULE_TIME: Duration = Duration::from_millis(1);
 /// The same in operations.
 pub const QUICK_RULE_OPERATIONS: u64 = 2_000;
-/// Evaluations that are not tried quickly after one that came to nothing.
+/// Evaluations that are not tried quickly after a second one in a row came to nothing; after the first, which may only have
+/// met a busy machine, a single one.
 pub const QUICK_RULE_REST: u32 = 64;
 /// What the rules of one event take together on such a thread, about.
 pub const QUICK_RULES_TIME: Duration = Duration::from_millis(2);

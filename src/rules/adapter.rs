@@ -182,9 +182,8 @@ impl Adapter {
             RuleRan { rule: self.name(), took: call.took() }.emit();
             Some(events)
         });
-        if events.is_none() {
-            self.rule.health().takes_long();
-        }
+        let health = self.rule.health();
+        if events.is_none() { health.takes_long() } else { health.was_quick() }
         events
     }
 
