@@ -15,6 +15,7 @@
 
 mod adapters;
 mod api;
+mod assistant;
 mod commands;
 mod config_cases;
 mod conversations;
