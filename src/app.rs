@@ -100,6 +100,7 @@ impl App {
         let admin_stop = CancellationToken::new();
         let listening = Arc::new(OnceLock::new());
         let ingest = Ingest::new(outbox.clone(), generations.clone(), clock.clone(), entropy.clone(), intake.clone());
+        ingest.prepare().await?;
         let ingest = Arc::new(ingest.with_troubles(troubles.clone()));
         let dispatcher = Dispatcher::new(outbox.clone(), generations.clone(), clock.clone(), entropy, shutdown.clone())
             .with_troubles(troubles);
@@ -138,6 +139,7 @@ impl App {
         let dispatcher = tokio::spawn(dispatcher.run());
         let followers = vec![
             tokio::spawn(Arc::clone(&ingest).run_own(heard)),
+            tokio::spawn(Arc::clone(&ingest).run_ends()),
             tokio::spawn(ingest.run_waits()),
             tokio::spawn(reloader.run(shutdown.draining.clone())),
             tokio::spawn(follow(generations.clone(), outbox.clone(), wake)),

@@ -21,6 +21,7 @@ mod crash;
 mod destinations;
 mod docs;
 mod draining;
+mod ends;
 mod faults;
 mod fuzz;
 mod ingest;

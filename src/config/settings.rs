@@ -175,6 +175,17 @@ fn conversations(d: &mut Decoder<'_>, root: &Fields<'_>) -> Conversations {
     out.durable = fields.choice(d, "state", "durable") == "durable";
     out.retain = fields.duration(d, "retain", out.retain, (Duration::ZERO, YEARS));
     out.max_open_age = fields.duration(d, "max_open_age", out.max_open_age, (SECOND, YEARS));
+    out.idle_timeout = fields.get("idle_timeout").and_then(|node| d.duration(node, SECOND, YEARS));
+    if let (Some(idle), Some(node)) = (out.idle_timeout, fields.get("idle_timeout"))
+        && idle > out.max_open_age
+    {
+        let message = format!(
+            "`idle_timeout` ({}) is beyond `max_open_age` ({}), after which nothing is known of a conversation",
+            values::show_duration(idle),
+            values::show_duration(out.max_open_age)
+        );
+        d.problem(node.span, message, Some("raise `max_open_age`, or lower this".to_owned()));
+    }
     out
 }
 

@@ -352,10 +352,11 @@ pub static CONVERSATIONS: Block = Block {
     keys: &[
         key("state", Kind::Choice(&["durable", "memory"]), "\"durable\"", "Whether state outlives a restart."),
         key("retain", Kind::Duration, "\"1h\"", "How long state is kept after the end."),
-        later(
+        key(
             "idle_timeout",
             Kind::Either(&[Kind::Duration, Kind::Null]),
-            "When an idle conversation counts as failed.",
+            "null",
+            "After so long without an event an open conversation has failed.",
         ),
         key("max_open_age", Kind::Duration, "\"7d\"", "When an open conversation's state is given up."),
     ],

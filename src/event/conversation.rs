@@ -42,6 +42,14 @@ pub struct Change {
     pub ended: Option<bool>,
 }
 
+impl Change {
+    /// None.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { messages: Messages::Keep, maps_changed: false, ended: None }
+    }
+}
+
 impl State {
     /// From its stored form: a JSON object of maps.
     #[must_use]
@@ -70,7 +78,7 @@ impl State {
 
     /// Takes an event in and says what changed. `None` for events that leave the state alone.
     pub fn apply(&mut self, incoming: &Incoming) -> Option<Change> {
-        let mut change = Change { messages: Messages::Keep, maps_changed: false, ended: None };
+        let mut change = Change::nothing();
         match incoming.role() {
             Role::Other => return None,
             Role::Message => {

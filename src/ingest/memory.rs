@@ -2,6 +2,7 @@
 //! does. Knows nothing of how events change it.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::config::model::Conversations;
 use crate::event::Json;
 use crate::limits;
-use crate::outbox::ConversationKey;
+use crate::outbox::{ConversationKey, OpenConversation, Origin};
 use crate::telemetry::ingest::ConversationsForgotten;
 
 /// One conversation.
@@ -23,6 +24,8 @@ pub(super) struct Kept {
     pub size: Size,
     pub touched: Timestamp,
     pub ended_at: Option<Timestamp>,
+    pub heard_at: Option<Timestamp>,
+    pub origin: Option<Origin>,
 }
 
 impl Kept {
@@ -54,6 +57,22 @@ impl Memory {
     /// One conversation's state, unless its time is over.
     pub fn get(&self, key: &ConversationKey, now: Timestamp, settings: &Conversations) -> Option<Kept> {
         self.inner().kept.get(key).filter(|kept| !kept.expired(now, settings)).cloned()
+    }
+
+    /// Those that are open, of all or of the streams within `streams`.
+    pub fn open(&self, streams: Option<&Range<i64>>) -> Vec<OpenConversation> {
+        let of_these = |kept: &Kept| {
+            let stream = kept.origin.as_ref().and_then(|origin| origin.stream);
+            streams.is_none_or(|streams| stream.is_some_and(|stream| streams.contains(&stream)))
+        };
+        let inner = self.inner();
+        let open = inner.kept.iter().filter(|(_, kept)| kept.ended_at.is_none() && of_these(kept));
+        let open = open.map(|(key, kept)| OpenConversation {
+            key: key.clone(),
+            heard_at: kept.heard_at,
+            origin: kept.origin.clone(),
+        });
+        open.collect()
     }
 
     /// Keeps a state. Where there are too many, those that were silent longest are given up.
@@ -132,7 +151,8 @@ mod tests {
     fn kept(secs: i64, bytes: usize, ended: bool) -> Kept {
         let touched = Timestamp::from_millis(secs * 1000);
         let size = Size::of_maps(bytes);
-        Kept { maps: Bytes::new(), messages: Vec::new(), size, touched, ended_at: ended.then_some(touched) }
+        let (ended_at, heard_at) = (ended.then_some(touched), Some(touched));
+        Kept { maps: Bytes::new(), messages: Vec::new(), size, touched, ended_at, heard_at, origin: None }
     }
 
     fn here(memory: &Memory, n: i64, secs: i64) -> bool {

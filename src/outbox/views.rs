@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::types::{Attempt, Standing};
+use super::types::{Attempt, ConversationKey, Origin, Standing};
 use crate::clock::Timestamp;
 
 /// A webhook as the outbox sees it.
@@ -26,6 +26,26 @@ pub struct WebhookView {
     pub dead: u64,
     /// Events that wait for analysis.
     pub waiting: u64,
+}
+
+/// A conversation that is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenConversation {
+    /// Which.
+    pub key: ConversationKey,
+    /// When it was last heard of; `None` while nothing but updates came.
+    pub heard_at: Option<Timestamp>,
+    /// Where it comes from, as far as that is known.
+    pub origin: Option<Origin>,
+}
+
+/// A page of conversations that are open.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OpenPage {
+    /// In the order that was asked for.
+    pub items: Vec<OpenConversation>,
+    /// The place to go on behind; `None` when there are no more.
+    pub next: Option<(i64, i64)>,
 }
 
 /// State of a delivery.

@@ -100,6 +100,41 @@ impl ConversationsForgotten {
     }
 }
 
+/// A conversation was ended that nobody ended.
+pub struct EndInferred<'a> {
+    /// Where it came from.
+    pub source: &'a str,
+    /// Its id.
+    pub conversation: &'a str,
+    /// The event's `reason`.
+    pub reason: &'static str,
+}
+
+impl EndInferred<'_> {
+    /// Writes the log line.
+    pub fn emit(self) {
+        tracing::info!(
+            source = self.source,
+            conversation = self.conversation,
+            reason = self.reason,
+            "the conversation has failed"
+        );
+    }
+}
+
+/// Conversations that nobody ended could not be ended.
+pub struct EndsFailed<'a> {
+    /// Why.
+    pub error: &'a str,
+}
+
+impl EndsFailed<'_> {
+    /// Writes the log line.
+    pub fn emit(self) {
+        tracing::warn!(error = self.error, "ends that nobody reported could not be stored; trying again");
+    }
+}
+
 /// Waiting events could not be read or released.
 pub struct WaitsFailed<'a> {
     /// Why.

@@ -130,6 +130,7 @@ pub(super) fn arrival(event_id: &str, conversation: &str) -> Arrival {
         dedupe: None,
         change: None,
         decisions: Vec::new(),
+        analyses: false,
         waiting_body: None,
         kept_body: None,
     }
