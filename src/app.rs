@@ -140,6 +140,7 @@ impl App {
         let followers = vec![
             tokio::spawn(Arc::clone(&ingest).run_own(heard)),
             tokio::spawn(Arc::clone(&ingest).run_ends()),
+            tokio::spawn(Arc::clone(&ingest).run_analyses()),
             tokio::spawn(ingest.run_waits()),
             tokio::spawn(reloader.run(shutdown.draining.clone())),
             tokio::spawn(follow(generations.clone(), outbox.clone(), wake)),
@@ -257,6 +258,7 @@ async fn follow(mut generations: watch::Receiver<Arc<Generation>>, outbox: Outbo
         }
         dispatch.wake_all().await;
         telemetry::metrics().retain("webhook", |name| generation.webhooks.contains_key(name));
+        telemetry::metrics().retain("analysis", |name| generation.analyses.iter().any(|a| *a.name == *name));
     }
 }
 

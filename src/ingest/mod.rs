@@ -3,6 +3,7 @@
 //! attempts no delivery.
 
 mod again;
+mod analyses;
 mod decide;
 mod ends;
 mod locks;
@@ -34,6 +35,7 @@ use crate::outbox::{
 use crate::source::{Accepted, Items, Refusal, Sink, SourceSettings, StreamEnd, StreamId};
 use crate::telemetry::ingest::{EventAccepted, NotDelivered};
 pub use again::{Again, Counts, Replay, ReplayError, Replayed};
+use analyses::Calls;
 use decide::Decider;
 use locks::Locks;
 pub use own::troubles;
@@ -59,6 +61,7 @@ pub struct Ingest {
     states: States,
     streams: Streams,
     changed: Changed,
+    calls: Calls,
     closed: CancellationToken,
     troubles: Troubles,
 }
@@ -75,6 +78,7 @@ struct Draft {
     needs_messages: HashSet<ConversationKey>,
     analysis_changed: Vec<ConversationKey>,
     any_waiting: bool,
+    any_analyses: bool,
 }
 
 impl Ingest {
@@ -97,6 +101,7 @@ impl Ingest {
             locks: Locks::default(),
             states: States::default(),
             changed: Changed::default(),
+            calls: Calls::default(),
             closed,
             troubles: Troubles::default(),
         }
@@ -174,6 +179,7 @@ impl Ingest {
                 .collect(),
             analysis_changed: Vec::new(),
             any_waiting: false,
+            any_analyses: false,
         };
         let mut within: HashMap<Vec<u8>, usize> = HashMap::new();
         for (index, (item, seen)) in items.items.iter().zip(seen).enumerate() {
@@ -278,9 +284,10 @@ impl Ingest {
             }
         }
         let event = event.unwrap_or_else(|| State::default().assemble(item, None, stamp));
-        let decisions = self.decider.decide(&event, generation).await;
+        let (decisions, analyses) = self.decider.decide(&event, generation).await;
         let waiting = decisions.iter().any(|(_, d)| matches!(d, Decision::Waiting { .. }));
         draft.any_waiting |= waiting;
+        draft.any_analyses |= analyses;
         Ok(Arrival {
             namespace: Arc::clone(&event.namespace),
             event_id: Arc::clone(&event.id),
@@ -291,7 +298,7 @@ impl Ingest {
             dedupe,
             change,
             decisions,
-            analyses: false,
+            analyses,
             waiting_body: waiting.then(|| event.to_stored()),
             kept_body: (!settings.outbox.retain_events.is_zero()).then(|| event.to_stored()),
         })
@@ -312,6 +319,9 @@ impl Ingest {
         }
         if draft.any_waiting {
             self.changed.poke();
+        }
+        if draft.any_analyses {
+            self.calls.poke();
         }
     }
 }

@@ -143,6 +143,11 @@ impl Working {
         Json::List(Arc::new(self.messages.clone()))
     }
 
+    /// Whether there is a state of it, or none yet.
+    pub fn is_kept(&self) -> bool {
+        self.revision > 0 || self.heard_at.is_some()
+    }
+
     /// Whether it is open and known to go on.
     pub fn lives(&self) -> bool {
         self.ended_at.is_none() && self.heard_at.is_some()
