@@ -21,6 +21,8 @@ pub(super) struct Working {
     messages: Vec<Json>,
     /// So many of the messages hold on to nothing but their own text.
     own: usize,
+    /// Whether there are others before these, in memory.
+    tail: bool,
     size: Size,
     ended_at: Option<Timestamp>,
     heard_at: Option<Timestamp>,
@@ -61,6 +63,12 @@ impl Size {
         self.message_bytes.saturating_add(self.map_bytes)
     }
 
+    /// Of these.
+    pub fn of(messages: &[Json], maps: &[u8]) -> Self {
+        let message_bytes = messages.iter().map(|message| message.to_bytes().len()).sum();
+        Self { messages: messages.len(), message_bytes, map_bytes: maps.len() }
+    }
+
     /// What it takes in memory, about.
     pub fn in_memory(self) -> usize {
         self.messages.saturating_mul(MESSAGE_BYTES).saturating_add(self.bytes())
@@ -95,6 +103,7 @@ impl Working {
                 revision: 0,
                 messages: Vec::new(),
                 own: 0,
+                tail: false,
                 size: Size::default(),
                 ended_at: None,
                 heard_at: None,
@@ -109,6 +118,7 @@ impl Working {
             size: Size { messages: messages.len(), message_bytes, map_bytes: stored.maps.len() },
             messages,
             own: 0,
+            tail: false,
             ended_at: stored.ended_at,
             heard_at: stored.heard_at,
             origin: stored.origin,
@@ -116,9 +126,9 @@ impl Working {
     }
 
     fn from_memory(kept: Kept) -> Self {
-        let Kept { maps, messages, size, ended_at, heard_at, origin, .. } = kept;
-        let own = messages.len();
-        Self { state: State::from_stored(&maps), revision: 0, messages, own, size, ended_at, heard_at, origin }
+        let Kept { maps, messages, tail, size, ended_at, heard_at, origin, .. } = kept;
+        let (state, own) = (State::from_stored(&maps), messages.len());
+        Self { state, revision: 0, messages, own, tail, size, ended_at, heard_at, origin }
     }
 
     fn into_memory(mut self, now: Timestamp) -> Kept {
@@ -129,8 +139,8 @@ impl Working {
             }
         }
         let maps = self.state.to_stored();
-        let Self { messages, size, ended_at, heard_at, origin, .. } = self;
-        Kept { maps, messages, size, touched: now, ended_at, heard_at, origin }
+        let Self { messages, tail, size, ended_at, heard_at, origin, .. } = self;
+        Kept { maps, messages, tail, size, touched: now, ended_at, heard_at, origin }
     }
 
     /// What it comes to, whether its messages were read or not.
@@ -194,7 +204,7 @@ impl Working {
                 self.size.message_bytes = all.iter().map(Bytes::len).sum();
                 stored.replace_messages = Some(all);
                 self.messages = messages.items().collect();
-                self.own = 0;
+                (self.own, self.tail) = (0, false);
                 self.size.messages = self.messages.len();
             }
         }
@@ -238,7 +248,7 @@ pub(super) struct States {
 }
 
 impl States {
-    /// Reads a conversation's state; from the outbox its messages only where `messages` asks for them.
+    /// Reads a conversation's state; its messages only where `messages` asks for them.
     pub async fn read(
         &self,
         key: &ConversationKey,
@@ -258,7 +268,10 @@ impl States {
             }
             return Ok(working);
         }
-        Ok(self.memory.get(key, now, settings).map_or_else(|| Working::from_stored(None), Working::from_memory))
+        Ok(self
+            .memory
+            .get(key, messages, now, settings)
+            .map_or_else(|| Working::from_stored(None), Working::from_memory))
     }
 
     /// What is known of a conversation's life; `None` where nothing is known of it.
@@ -275,7 +288,7 @@ impl States {
             return Ok(stored.map(life));
         }
         let life = |kept: Kept| Life { open: kept.ended_at.is_none(), heard_at: kept.heard_at, origin: kept.origin };
-        Ok(self.memory.get(key, now, settings).map(life))
+        Ok(self.memory.get(key, false, now, settings).map(life))
     }
 
     /// A page of open conversations, of all or of the streams within `streams`; from memory all at once.
