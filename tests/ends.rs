@@ -60,6 +60,41 @@ async fn a_silent_conversation_fails_once_over_a_kill() {
 }
 
 #[tokio::test]
+async fn conversations_are_listed_in_pages() {
+    let receiver = Receiver::start().await;
+    let sidehook = start(&receiver, "1h").await;
+    let mut first = event("b", "conversation.begin", "one");
+    first["assistant"] = json!({"id": 7, "name": "Support"});
+    sidehook.send(&first).await;
+    sidehook.send(&json!([message("one", "a"), message("one", "b")])).await;
+    let mut whole = event("e", "conversation.completed", "two");
+    whole["conversation"]["messages"] = json!([{"n": 1}, {"n": 2}, {"n": 3}]);
+    sidehook.send(&whole).await;
+    sidehook.send(&message("three", "a")).await;
+    let list = async |query: &str| sidehook.get(&format!("/api/v1/conversations{query}")).await.expect(200).json();
+    let ids = |page: &Value| -> Vec<String> {
+        page["items"].as_array().unwrap().iter().map(|c| c["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let page = list("?limit=2").await;
+    assert_eq!(ids(&page), ["three", "two"]);
+    let page = list(&format!("?limit=2&cursor={}", page["next_cursor"].as_str().unwrap())).await;
+    assert_eq!((ids(&page), &page["next_cursor"]), (vec!["one".to_owned()], &Value::Null));
+    let one = &page["items"][0];
+    assert_eq!((&one["assistant"], &one["state"]), (&json!("7"), &json!("open")), "{one}");
+    assert_eq!((&one["events"], &one["messages"], &one["ended_at"]), (&json!(3), &json!(2), &Value::Null), "{one}");
+    assert_eq!(ids(&list("?state=open").await), ["three", "one"]);
+    let ended = list("?state=ended").await;
+    assert_eq!((ids(&ended), &ended["items"][0]["messages"]), (vec!["two".to_owned()], &json!(3)));
+    assert!(ended["items"][0]["ended_at"].as_str().is_some_and(|at| at.ends_with('Z')), "{ended}");
+    for (bad, why) in
+        [("state=new", "open or ended"), ("limit=0", "whole number"), ("cursor=d1", "cursor"), ("x=1", "unknown")]
+    {
+        let answer = sidehook.get(&format!("/api/v1/conversations?{bad}")).await;
+        assert!(answer.status == 400 && answer.text().contains(why), "{bad}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
 async fn an_inferred_end_waits_for_late_analysis_as_every_end_does() {
     let receiver = Receiver::start().await;
     let webhook = receiver.webhook(

@@ -22,18 +22,18 @@ pub fn decode(d: &mut Decoder<'_>, root: &Fields<'_>, allow_http: bool) -> Vec<A
         let help = "one call may answer several things: its whole answer is kept".to_owned();
         d.problem(node.span, format!("more than {} analyses", limits::ANALYSES), Some(help));
     }
-    let mut names = BTreeSet::new();
-    items.iter().filter_map(|item| one(d, item, allow_http, &mut names)).map(Arc::new).collect()
+    let mut known = BTreeSet::new();
+    items.iter().filter_map(|item| one(d, item, allow_http, &mut known)).map(Arc::new).collect()
 }
 
-fn one(d: &mut Decoder<'_>, node: &Node, allow_http: bool, names: &mut BTreeSet<String>) -> Option<Analysis> {
+fn one(d: &mut Decoder<'_>, node: &Node, allow_http: bool, known: &mut BTreeSet<String>) -> Option<Analysis> {
     let fields = d.fields(node, &shape::ANALYSIS, None)?;
     let named = fields.require(d, "name", "`name: summary`").and_then(|n| d.text(n).map(|text| (n, text)));
     if let Some((node, name)) = &named {
         if name.is_empty() || name.len() > limits::NAME_BYTES || name.chars().any(char::is_control) {
             let help = "write a word such as summary, without line breaks".to_owned();
             d.problem(node.span, format!("{} is no name for an analysis", d.quote(node)), Some(help));
-        } else if !names.insert(name.clone()) {
+        } else if !known.insert(name.clone()) {
             let message = format!("the analysis {} is there twice", d.quote(node));
             d.problem(node.span, message, Some("give each a name of its own".to_owned()));
         }

@@ -265,7 +265,7 @@ impl Ingest {
             let left = analysis.timeout.saturating_sub(started.elapsed());
             let (error, wait) = match way.fetch(request, left, limits::ANALYSIS_BYTES + 1).await {
                 Ok(Answer { status: 200..300, body, .. }) if body.len() <= limits::ANALYSIS_BYTES => {
-                    return Ok(result(body));
+                    return Ok(result(&body));
                 }
                 Ok(Answer { status: 200..300, .. }) => {
                     return Err(format!("its answer is larger than {} KiB", limits::ANALYSIS_BYTES / 1024));
@@ -307,9 +307,9 @@ fn request(analysis: &Analysis, body: Bytes) -> Result<Request<Full<Bytes>>, Str
 }
 
 /// An object is the result itself, anything else its text.
-fn result(body: Bytes) -> Json {
+fn result(body: &Bytes) -> Json {
     match Json::parse(body.clone()) {
         Ok(json) if json.kind() == Kind::Object => json,
-        _ => Json::map(vec![(Arc::from("result"), Json::text(&String::from_utf8_lossy(&body)))]),
+        _ => Json::map(vec![(Arc::from("result"), Json::text(&String::from_utf8_lossy(body)))]),
     }
 }

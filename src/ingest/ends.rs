@@ -16,7 +16,7 @@ use crate::config::Generation;
 use crate::config::model::SourceKind;
 use crate::event::{Identity, Incoming, Json};
 use crate::limits;
-use crate::outbox::{ConversationKey, Health, OpenConversation, Origin, OutboxError};
+use crate::outbox::{ConversationKey, Health, OpenConversation, Origin};
 use crate::source::{EndReason, Items, StreamEnd};
 use crate::telemetry::ingest::{EndInferred, EndsFailed};
 
@@ -190,7 +190,11 @@ impl Ingest {
         let settings = &generation.settings.conversations;
         let mut after = None;
         loop {
-            let page = self.states.open(Some(streams.clone()), after, settings, &self.outbox).await.map_err(told)?;
+            let page = self
+                .states
+                .open(Some(streams.clone()), after, settings, &self.outbox)
+                .await
+                .map_err(|error| error.to_string())?;
             let ending = page.items.into_iter().filter_map(|open| {
                 let why = why(open.origin.as_ref()?)?;
                 Some((open, why))
@@ -216,7 +220,8 @@ impl Ingest {
         let mut next = now.plus(timeout);
         let mut after = None;
         loop {
-            let page = self.states.open(None, after, settings, &self.outbox).await.map_err(told)?;
+            let page =
+                self.states.open(None, after, settings, &self.outbox).await.map_err(|error| error.to_string())?;
             let mut silent = Vec::new();
             for open in page.items {
                 let Some(due) = open.heard_at.map(|heard| heard.plus(timeout)) else { continue };
@@ -239,11 +244,11 @@ impl Ingest {
         }
     }
 
-    /// Ends some at once; answers the last failure.
+    /// Ends some at once; answers the first failure.
     async fn end_each(&self, ending: Vec<(OpenConversation, Why)>) -> Result<(), String> {
         let ends = ending.into_iter().map(|(open, why)| async move { self.end(&open.key, &why).await });
         let ended: Vec<_> = stream::iter(ends).buffer_unordered(limits::ENDS_AT_ONCE).collect().await;
-        ended.into_iter().fold(Ok(()), |all, one| if one.is_err() { one } else { all })
+        ended.into_iter().collect()
     }
 
     /// Ends one conversation, if it is open and the reason holds.
@@ -254,7 +259,8 @@ impl Ingest {
         let generation = Arc::clone(&self.generations.borrow());
         let _lock = self.locks.lock(vec![key.clone()]).await;
         let (settings, now) = (&generation.settings.conversations, self.clock.now());
-        let Some(life) = self.states.life(key, settings, now, &self.outbox).await.map_err(told)? else {
+        let Some(life) = self.states.life(key, settings, now, &self.outbox).await.map_err(|error| error.to_string())?
+        else {
             return Ok(());
         };
         let still = life.open && life.heard_at.is_some() && why.holds(&life, self.streams.first(), now);
@@ -274,10 +280,6 @@ impl Ingest {
         EndInferred { source: &items.source, conversation: &key.id, reason: why.reason().name() }.emit();
         Ok(())
     }
-}
-
-fn told(error: OutboxError) -> String {
-    error.to_string()
 }
 
 /// Whether ends of this source's conversations are inferred. Of a source that is gone nothing says otherwise.

@@ -185,6 +185,7 @@ impl Working {
             expected_revision: self.revision,
             replace_messages: None,
             append_messages: Vec::new(),
+            messages: 0,
             maps: change.maps_changed.then(|| self.state.to_stored()),
             ended: None,
             heard: None,
@@ -224,6 +225,7 @@ impl Working {
             }
         }
         stored.heard = heard;
+        stored.messages = self.size.messages as u64;
         self.revision += 1;
         stored
     }

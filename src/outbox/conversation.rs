@@ -41,7 +41,7 @@ pub(super) fn change(
     txn.book.conversations_open += i64::from(is_open) - i64::from(was_open);
     let origin = change.heard.as_ref().and_then(|heard| heard.origin.as_ref());
     txn.run(
-        "UPDATE conversation SET revision = revision + 1, events = events + ?6, messages = ?2,
+        "UPDATE conversation SET revision = revision + 1, events = events + ?6, messages = ?2, said = ?11,
              maps = coalesce(?3, maps), ended_at = CASE WHEN ?4 THEN ?5 ELSE ended_at END,
              heard_at = CASE WHEN ?7 OR (?6 AND heard_at IS NOT NULL) THEN ?8 ELSE heard_at END,
              source = coalesce(?9, source), stream = CASE WHEN ?9 IS NULL THEN stream ELSE ?10 END
@@ -57,6 +57,7 @@ pub(super) fn change(
             arrived.as_millis(),
             origin.map(|origin| &*origin.source),
             origin.and_then(|origin| origin.stream),
+            i64::try_from(change.messages).unwrap_or(i64::MAX),
         ],
     )?;
     Ok(())
@@ -76,13 +77,14 @@ fn open(
     let lives = change.heard.as_ref().is_some_and(|heard| heard.lives);
     let origin = change.heard.as_ref().and_then(|heard| heard.origin.as_ref());
     let entered = txn.run(
-        "INSERT INTO conversation VALUES (?1, 1, ?2, ?3, 1, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+        "INSERT INTO conversation VALUES (?1, 1, ?2, ?3, 1, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
          ON CONFLICT (id, namespace) DO NOTHING",
         params![
             row,
             arrived.as_millis(),
             ended.map(Timestamp::as_millis),
             i64::try_from(all.clone().count()).unwrap_or(i64::MAX),
+            i64::try_from(change.messages).unwrap_or(i64::MAX),
             lives.then_some(arrived.as_millis()),
             origin.and_then(|origin| origin.stream),
             origin.map(|origin| &*origin.source),

@@ -364,6 +364,21 @@ impl Outbox {
         })
     }
 
+    /// Lists conversations whose state is stored, those first that were opened last; `open`: only those that are, or only
+    /// those that are not. A page may hold fewer than `limit` although more follow: go on while there is a cursor.
+    pub async fn conversations(
+        &self,
+        open: Option<bool>,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<ConversationsPage, OutboxError> {
+        let before = match cursor {
+            Some(text) => Some(open::read_cursor(text).ok_or(OutboxError::BadCursor)?),
+            None => None,
+        };
+        self.look_at_length(move |conn, seal, _| open::list(conn, seal, open, before, limit)).await
+    }
+
     /// Conversations that are open, those first that have been so longest, behind a place; at most `limit`.
     pub async fn open_conversations(&self, after: Option<(i64, i64)>, limit: usize) -> Result<OpenPage, OutboxError> {
         self.inner.readers.glance(|conn| open::by_age(conn, after, limit))

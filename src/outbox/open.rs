@@ -1,13 +1,19 @@
-//! Conversations that are open, found by their age or by the stream that they come by, a page at a time. Changes nothing.
+//! Conversations, a page at a time: those that are open by their age or by the stream that they come by, and all for people
+//! to look at. Changes nothing.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rusqlite::{Connection, Row, params};
 
 use super::conversation::origin;
+use super::seal::{Place, Seal};
 use super::types::ConversationKey;
-use super::views::{OpenConversation, OpenPage};
+use super::views::{ConversationView, ConversationsPage, OpenConversation, OpenPage};
 use crate::clock::Timestamp;
+use crate::event::Json;
+use crate::limits;
 
 const COLUMNS: &str = "row, opened_at, heard_at, source, stream, namespace, id";
 
@@ -60,6 +66,63 @@ pub(super) fn by_stream(
     );
     let (stream, row) = after.unwrap_or((from.saturating_sub(1), i64::MAX));
     page(&mut conn.prepare_cached(&sql)?.query(params![below, stream, row])?, 4, limit)
+}
+
+/// Reads a cursor; `None` when nobody here wrote it.
+pub(super) fn read_cursor(text: &str) -> Option<i64> {
+    let hex = text.strip_prefix('c')?;
+    i64::from_str_radix(hex, 16).ok().filter(|row| *row > 0 && write_cursor(*row) == text)
+}
+
+fn write_cursor(row: i64) -> String {
+    format!("c{row:x}")
+}
+
+/// Conversations before a row, those first that were opened last; `open`: only those that are, or only those that are not.
+pub(super) fn list(
+    conn: &Connection,
+    seal: &Seal,
+    open: Option<bool>,
+    before: Option<i64>,
+    limit: usize,
+) -> rusqlite::Result<ConversationsPage> {
+    let mut all = conn.prepare_cached(
+        "SELECT row, opened_at, ended_at, events, said, id, maps FROM conversation WHERE row < ?1 ORDER BY row DESC",
+    )?;
+    let mut rows = all.query([before.unwrap_or(i64::MAX)])?;
+    let mut page = ConversationsPage::default();
+    let (mut looked, mut last) = (0, 0);
+    while let Some(row) = rows.next()? {
+        if page.items.len() == limit || looked == limits::LIST_SCAN_ROWS {
+            page.next_cursor = Some(write_cursor(last));
+            break;
+        }
+        looked += 1;
+        last = row.get(0)?;
+        let ended_at: Option<i64> = row.get(2)?;
+        if open.is_some_and(|open| open != ended_at.is_none()) {
+            continue;
+        }
+        let count = |at: usize| row.get::<_, i64>(at).map(|n| u64::try_from(n).unwrap_or(0));
+        // What cannot be opened is told when the conversation is worked on.
+        let maps = seal.open(Place::Maps(last), row.get_ref(6)?.as_blob()?).ok();
+        page.items.push(ConversationView {
+            id: row.get(5)?,
+            assistant: maps.and_then(assistant),
+            state: if ended_at.is_none() { "open" } else { "ended" },
+            events: count(3)?,
+            messages: count(4)?,
+            opened_at: Timestamp::from_millis(row.get(1)?),
+            ended_at: ended_at.map(Timestamp::from_millis),
+        });
+    }
+    Ok(page)
+}
+
+/// The assistant's id in a conversation's maps.
+fn assistant(maps: Bytes) -> Option<String> {
+    let id = Json::parse(maps).ok()?.get("assistant")?.get("id")?;
+    id.as_id().map(Cow::into_owned)
 }
 
 /// The greatest stream of an open conversation.

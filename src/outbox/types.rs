@@ -93,6 +93,8 @@ pub struct ConversationChange {
     pub replace_messages: Option<Vec<Bytes>>,
     /// Appends messages, each a JSON text.
     pub append_messages: Vec<Bytes>,
+    /// How many messages there are then, whatever rows they are in.
+    pub messages: u64,
     /// Replaces the maps: a JSON object with `assistant`, `conversation` (without messages), `argument`, `metadata`,
     /// `option`, `analysis`.
     pub maps: Option<Bytes>,

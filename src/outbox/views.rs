@@ -28,6 +28,34 @@ pub struct WebhookView {
     pub waiting: u64,
 }
 
+/// A conversation as lists and the API show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ConversationView {
+    /// Its id.
+    pub id: String,
+    /// The assistant's id, where it is known.
+    pub assistant: Option<String>,
+    /// `open` or `ended`.
+    pub state: &'static str,
+    /// Events of it that were accepted.
+    pub events: u64,
+    /// Messages that were assembled.
+    pub messages: u64,
+    /// When its first event arrived.
+    pub opened_at: Timestamp,
+    /// When its end arrived, if it did.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// A page of conversations.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ConversationsPage {
+    /// Those first that were opened last.
+    pub items: Vec<ConversationView>,
+    /// Where to go on; `None` at the end.
+    pub next_cursor: Option<String>,
+}
+
 /// A conversation that is open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenConversation {

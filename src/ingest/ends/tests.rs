@@ -322,7 +322,7 @@ async fn time_that_sidehook_was_down_ends_nothing_at_once() {
     let mut rig = rig.restart(HOUR, yaml).await;
     let earliest = rig.clock.now().plus(limits::HEARD_AGAIN);
     assert_eq!(rig.look().await, Some(earliest));
-    rig.clock.advance(limits::HEARD_AGAIN - SECOND);
+    rig.clock.advance(limits::HEARD_AGAIN.saturating_sub(SECOND));
     rig.heard("events", None, "message.received", "b").await;
     rig.look().await;
     assert_eq!(rig.failed().await.len(), 0);

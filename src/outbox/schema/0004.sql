@@ -6,7 +6,8 @@ CREATE TABLE conversation_anew (
     opened_at INTEGER NOT NULL,
     ended_at INTEGER,
     events INTEGER NOT NULL,
-    messages INTEGER NOT NULL,
+    messages INTEGER NOT NULL,             -- rows of them; a snapshot is one
+    said INTEGER NOT NULL,                 -- how many they are
     heard_at INTEGER,                      -- NULL while nothing but updates came: late ones of a conversation long forgotten
     stream INTEGER,                        -- NULL where its source has no streams
     source TEXT,
@@ -15,7 +16,7 @@ CREATE TABLE conversation_anew (
     maps BLOB NOT NULL
 );
 INSERT INTO conversation_anew
-    SELECT row, revision, opened_at, ended_at, events, messages, opened_at, NULL, NULL, namespace, id, maps
+    SELECT row, revision, opened_at, ended_at, events, messages, messages, opened_at, NULL, NULL, namespace, id, maps
     FROM conversation;
 DROP TABLE conversation;
 ALTER TABLE conversation_anew RENAME TO conversation;

@@ -5,6 +5,7 @@ mod failure;
 mod held;
 mod inspect;
 mod lists;
+mod open;
 mod order;
 mod property;
 mod retention;
