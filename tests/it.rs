@@ -13,6 +13,7 @@
     reason = "test support is not inside a #[test] function, tests measure by the real clock, compare counters exactly and need not be fast"
 )]
 
+mod adapters;
 mod analyses;
 mod api;
 mod commands;

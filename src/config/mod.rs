@@ -12,6 +12,7 @@ mod mask;
 pub mod model;
 mod params;
 mod proxy;
+pub mod rapida;
 mod reader;
 pub mod report;
 pub mod rewrite;
@@ -26,6 +27,7 @@ mod sources;
 mod tls;
 mod traps;
 pub mod values;
+mod verify;
 mod webhook;
 mod yaml;
 

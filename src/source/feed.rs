@@ -8,8 +8,10 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::{Accepted, Items, Refusal, Sink, StreamId};
+use crate::clock::Timestamp;
 use crate::event::{Incoming, Json, Kind};
 use crate::limits;
+use crate::rules::{Adapter, Direction, Message};
 use crate::telemetry::ingest::EventRejected;
 
 /// One source's way to the sink. Cloning shares it.
@@ -23,6 +25,21 @@ impl<S> Clone for Feed<S> {
     fn clone(&self) -> Self {
         Self { name: Arc::clone(&self.name), sink: Arc::clone(&self.sink), stop: self.stop.clone() }
     }
+}
+
+/// A message as it was read.
+#[derive(Debug, Clone)]
+pub struct Raw {
+    /// Its bytes.
+    pub body: Bytes,
+    /// Path and query of the request it came in; empty where there is none.
+    pub path: String,
+    /// Headers of that request or answer.
+    pub headers: Vec<(String, String)>,
+    /// Which way it went.
+    pub direction: Direction,
+    /// When it was read.
+    pub arrived: Timestamp,
 }
 
 /// Where a message stands in what its source reads.
@@ -87,9 +104,30 @@ impl<S: Sink> Feed<S> {
         &self.stop
     }
 
-    /// A message that is JSON: one event, or an array of them, stored together or not at all.
-    pub async fn json(&self, message: Bytes, place: Place, patience: Patience) -> Result<Accepted, Unfit> {
-        match read(message) {
+    /// One message: what the adapter makes of it or, without one, an event or an array of them. All of it is stored
+    /// together, or nothing is.
+    pub async fn message(
+        &self,
+        message: Raw,
+        adapter: Option<&Adapter>,
+        place: Place,
+        patience: Patience,
+    ) -> Result<Accepted, Unfit> {
+        let events = match adapter {
+            None => events_of(message.body),
+            Some(adapter) => {
+                let message = Message {
+                    body: Message::body_of(&message.body),
+                    path: message.path,
+                    headers: message.headers,
+                    direction: message.direction,
+                    arrived: message.arrived,
+                };
+                self.sink.adapt(adapter, message).await.map_err(|error| format!("the adapter failed: {error}"))
+            }
+        };
+        let items = events.and_then(|events| events.iter().map(item_of).collect::<Result<Vec<_>, _>>());
+        match items {
             Ok(items) => self.items(items, place, patience).await,
             Err(detail) => Err(self.bad("invalid", detail)),
         }
@@ -136,20 +174,22 @@ impl<S: Sink> Feed<S> {
     }
 }
 
-/// The items of a JSON text; the error tells what is wrong with the first that is none.
-fn read(message: Bytes) -> Result<Vec<Incoming>, String> {
+/// The events of a JSON text.
+fn events_of(message: Bytes) -> Result<Vec<Json>, String> {
     let root = Json::parse(message).map_err(|e| format!("this is not JSON: {e}"))?;
-    let one = |item: &Json| {
-        Incoming::read(item).map_err(|errors| {
-            let first = errors.into_iter().next();
-            first.map_or_else(String::new, |e| format!("this is no event: {:?} {}", e.pointer, e.reason))
-        })
-    };
     if root.kind() != Kind::Array {
-        return Ok(vec![one(&root)?]);
+        return Ok(vec![root]);
     }
     if root.len() > limits::EVENTS_PER_REQUEST {
         return Err(format!("more than {} events in one message", limits::EVENTS_PER_REQUEST));
     }
-    root.items().map(|item| one(&item)).collect()
+    Ok(root.items().collect())
+}
+
+/// Recognises and checks one; the error tells the first thing that is wrong.
+fn item_of(event: &Json) -> Result<Incoming, String> {
+    Incoming::read(event).map_err(|errors| {
+        let first = errors.into_iter().next();
+        first.map_or_else(String::new, |e| format!("this is no event: {:?} {}", e.pointer, e.reason))
+    })
 }

@@ -9,8 +9,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::event::Incoming;
+use crate::clock::Timestamp;
+use crate::event::{Incoming, Json};
+use crate::rules::{Adapter, Message, RuleError};
 use crate::secret::Secret;
+use crate::sign::Verifier;
 
 /// Checked items of one request, accepted together or not at all.
 #[derive(Debug)]
@@ -136,8 +139,14 @@ pub struct SourceSettings {
     pub body_bytes: u64,
     /// Bearer token that senders must show, of an http source.
     pub token: Option<Secret>,
+    /// Checks the signatures of requests, of an http source.
+    pub verifier: Option<Arc<Verifier>>,
     /// Namespace of its events.
     pub namespace: Arc<str>,
+    /// Makes events of its messages.
+    pub adapter: Option<Adapter>,
+    /// When this was asked for.
+    pub now: Timestamp,
 }
 
 /// Where items go.
@@ -147,6 +156,9 @@ pub trait Sink: Send + Sync + 'static {
 
     /// Settings of the source called `source`.
     fn settings(&self, source: &str) -> SourceSettings;
+
+    /// What an adapter makes of a message, away from the threads that serve connections where it takes long.
+    fn adapt(&self, adapter: &Adapter, message: Message) -> impl Future<Output = Result<Vec<Json>, RuleError>> + Send;
 
     /// A number for a stream that begins.
     fn open_stream(&self) -> StreamId;

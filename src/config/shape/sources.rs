@@ -14,8 +14,8 @@ macro_rules! source {
                 required("type", Kind::Choice(&SOURCE_TYPES), "What kind of source it is."),
                 key("namespace", Kind::Text, "\"\"", "Keeps ids of several assistants apart."),
                 key("infer_failure", Kind::Bool, "true", "Whether an end that nobody reports is inferred."),
-                later("adapter", Kind::Path, "A rule that makes events of messages."),
-                later("verify", Kind::Any, "How inbound signatures are checked."),
+                key("adapter", Kind::Path, "", "A script that makes events of messages."),
+                key("verify", Kind::Block(&VERIFY), "", "http: how the signatures of requests are checked."),
                 $($own),*
             ],
         };
@@ -70,6 +70,25 @@ source!(
     ]
 );
 
+/// `verify` of a source.
+pub static VERIFY: Block = Block {
+    name: "verify",
+    keys: &[
+        required("scheme", Kind::Choice(&["standard", "hmac", "livekit"]), "How the sender signs."),
+        key("secrets", Kind::List(&Kind::Secret), "", "standard, hmac: any of them may have signed."),
+        key("tolerance", Kind::Duration, "\"5m\"", "standard, hmac: how far the signed timestamp may be off."),
+        key("header", Kind::Text, "", "hmac: the signature's header."),
+        key("algorithm", Kind::Choice(&["sha256", "sha512"]), "\"sha256\"", "hmac: the hash."),
+        key("encoding", Kind::Choice(&["hex", "base64"]), "\"hex\"", "hmac: how the signature is written."),
+        key("template", Kind::Text, "\"{signature}\"", "hmac: the header's value, as in `signing`."),
+        key("content", Kind::Text, "\"{body}\"", "hmac: what is signed, as in `signing`."),
+        key("timestamp_header", Kind::Text, "", "hmac: the header that tells {timestamp} or {timestamp_ms}."),
+        key("id_header", Kind::Text, "", "hmac: the header that tells {id}."),
+        key("api_key", Kind::Text, "", "livekit: the API key that signs."),
+        key("api_secret", Kind::Secret, "", "livekit: its secret."),
+    ],
+};
+
 const OVERFLOW: Key = key(
     "on_overflow",
     Kind::Choice(&["drop", "block"]),
@@ -88,7 +107,7 @@ pub static TAP: Block = Block {
         key("method", Kind::Text, "", "Only of this method."),
         key("read", Kind::Choice(&["request", "response", "both"]), "\"both\"", "Which side is read."),
         required("format", Kind::Choice(&TAP_FORMATS), "What it is made of."),
-        later("adapter", Kind::Path, "A rule that makes events of messages."),
+        key("adapter", Kind::Path, "", "A script that makes events of messages; its source's where it has none."),
         OVERFLOW,
     ],
 };

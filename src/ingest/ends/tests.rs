@@ -249,7 +249,8 @@ async fn what_a_process_left_open_fails_at_the_next_start() {
     let mut rig = Rig::at(dir, clock, "").await;
     // As the decoder makes them where these types are available.
     let mut with = generation(rig.dir.path(), "", &rig.clock);
-    let source = |kind| config::model::Source { kind, namespace: "".into(), infer_failure: true };
+    let source =
+        |kind| config::model::Source { kind, namespace: "".into(), infer_failure: true, adapter: None, verify: None };
     let exec = config::model::Exec {
         command: vec!["bot".to_owned()],
         env: Vec::new(),
