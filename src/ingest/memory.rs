@@ -72,6 +72,11 @@ impl Memory {
         })
     }
 
+    /// How many are open.
+    pub fn count_open(&self) -> usize {
+        self.inner().kept.values().filter(|kept| kept.ended_at.is_none()).count()
+    }
+
     /// Those that are open, of all or of the streams within `streams`.
     pub fn open(&self, streams: Option<&Range<i64>>) -> Vec<OpenConversation> {
         let of_these = |kept: &Kept| {
@@ -190,6 +195,7 @@ mod tests {
         memory.put(key(2), kept(0, 10, false), &settings());
         assert!(here(&memory, 1, 60) && here(&memory, 2, 60));
         assert!(!here(&memory, 1, 61) && here(&memory, 2, 3600) && !here(&memory, 2, 3601));
+        assert_eq!((memory.count_open(), memory.open(None).len()), (1, 1));
         memory.put(key(3), kept(61, 10, false), &settings());
         let inner = memory.inner();
         assert_eq!((inner.kept.len(), inner.bytes), (2, 20), "the one that is over is gone");

@@ -123,6 +123,12 @@ impl Ingest {
         Ok(())
     }
 
+    /// How many conversations are open whose state is kept in memory.
+    #[must_use]
+    pub fn open_in_memory(&self) -> usize {
+        self.states.open_in_memory()
+    }
+
     async fn accept_items(&self, items: &Items) -> Result<Accepted, Refusal> {
         let generation = Arc::clone(&self.generations.borrow());
         let keys = items.items.iter().filter_map(|item| key_of(&items.namespace, item)).collect();

@@ -293,6 +293,11 @@ impl States {
         Ok(self.memory.get(key, false, now, settings).map(life))
     }
 
+    /// How many are open in memory.
+    pub fn open_in_memory(&self) -> usize {
+        self.memory.count_open()
+    }
+
     /// A page of open conversations, of all or of the streams within `streams`; from memory all at once.
     pub async fn open(
         &self,

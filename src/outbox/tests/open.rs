@@ -2,12 +2,13 @@
 
 use super::*;
 
-fn heard(source: &str, stream: Option<i64>) -> Option<Heard> {
-    Some(Heard { lives: true, origin: Some(Origin { source: source.into(), stream }) })
+fn heard(source: &str, stream: Option<i64>) -> Heard {
+    Heard { lives: true, origin: Some(Origin { source: source.into(), stream }) }
 }
 
 fn begun(id: &str, stream: Option<i64>) -> Arrival {
-    let change = ConversationChange { heard: heard("bot", stream), ended: Some(None), ..ConversationChange::default() };
+    let change =
+        ConversationChange { heard: Some(heard("bot", stream)), ended: Some(None), ..ConversationChange::default() };
     Arrival { change: Some(change), ..arrival(id, id) }
 }
 
@@ -35,8 +36,11 @@ async fn open_conversations_are_found_by_age_and_by_stream() {
     assert_eq!((ids(&rest), rest.next), (vec!["c"], None));
     // One that ends is in no list any more; one that moves is in that of its stream.
     let end = ConversationChange { expected_revision: 1, ended: Some(Some(START)), ..ConversationChange::default() };
-    let moved =
-        ConversationChange { expected_revision: 1, heard: heard("bot", Some(40)), ..ConversationChange::default() };
+    let moved = ConversationChange {
+        expected_revision: 1,
+        heard: Some(heard("bot", Some(40))),
+        ..ConversationChange::default()
+    };
     rig.accept(vec![
         Arrival { change: Some(end), ..arrival("b2", "b") },
         Arrival { change: Some(moved), ..arrival("c2", "c") },
