@@ -1,4 +1,4 @@
-//! `examples/python-assistant` as its README plays it: an assistant of a framework from PyPI, which knows nothing of sidehook,
+//! `examples/python-assistant` as its README plays it: an assistant of a framework from the Python package index, which knows nothing of sidehook,
 //! and a caller who speaks to it through the proxy.
 //!
 //! Needs a Python with what the example's `requirements.txt` names, in `target/tools/assistant`; `tests/run` makes it.

@@ -14,6 +14,7 @@
 )]
 
 mod adapters;
+mod analyses;
 mod api;
 mod assistant;
 mod commands;
@@ -23,6 +24,7 @@ mod crash;
 mod destinations;
 mod docs;
 mod draining;
+mod ends;
 mod faults;
 mod fuzz;
 mod ingest;
