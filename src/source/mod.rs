@@ -3,6 +3,7 @@
 
 pub mod feed;
 pub mod http;
+pub mod lines;
 mod problem;
 
 use std::future::Future;
