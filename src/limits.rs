@@ -245,3 +245,19 @@ pub const SCRIPT_PROBLEMS: usize = 20;
 pub const LINGER_BYTES: usize = 16 * 1024 * 1024;
 /// See [`LINGER_BYTES`].
 pub const LINGER: Duration = Duration::from_secs(2);
+/// Messages of a stream that go into one commit when they are there already.
+pub const BATCH_MESSAGES: usize = 64;
+/// What they take together; a larger one goes alone.
+pub const BATCH_BYTES: usize = 1024 * 1024;
+/// Events that an `exec` source has read and the outbox has not taken yet; beyond it they are dropped, or the child waits.
+pub const EXEC_QUEUE_BYTES: usize = 16 * 1024 * 1024;
+/// After a child's end: how long its output must be silent, and how long it is read at most, where others hold it open.
+pub const EXEC_REST: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// How often events that are dropped are told of in the log.
+pub const DROPPED_EVERY: Duration = Duration::from_secs(10);
+/// One read of standard input or of a followed file.
+pub const READ_BYTES: usize = 64 * 1024;
+/// Bytes of a line that a unix connection may hold without asking for room that all connections share.
+pub const FREE_LINE_BYTES: usize = 64 * 1024;
+/// How long an answer may take to be written once sidehook ends.
+pub const LAST_ANSWER: Duration = Duration::from_secs(1);

@@ -15,7 +15,7 @@ use crate::limits;
 use crate::secret::Secret;
 
 /// Types that this version has.
-const AVAILABLE: [&str; 1] = ["http"];
+const AVAILABLE: [&str; 4] = ["http", "stdin", "unix", "exec"];
 
 fn default_source() -> Source {
     let listen = Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 7070)));
@@ -36,10 +36,24 @@ pub fn decode(d: &mut Decoder<'_>, root: &Fields<'_>) -> BTreeMap<String, Source
     for (key, node) in entries {
         check_name(d, key, "source");
         if let Some(source) = source(d, key, node) {
+            if let Some(other) = out.iter().find_map(|(name, other)| same_input(&source, other).then_some(name)) {
+                let message = format!(
+                    "source {} needs standard input, or the end of the process, for itself, and so does source {other}",
+                    key.text
+                );
+                let help = "keep one source of type `stdin` or `exec`; a second assistant gets a sidehook of its own";
+                d.problem(node.span, message, Some(help.to_owned()));
+            }
             out.insert(key.text.clone(), source);
         }
     }
     out
+}
+
+/// A child inherits standard input, and sidehook ends when it does.
+fn same_input(a: &Source, b: &Source) -> bool {
+    let takes = |source: &Source| matches!(source.kind, SourceKind::Stdin | SourceKind::Exec(_));
+    takes(a) && takes(b)
 }
 
 fn source(d: &mut Decoder<'_>, key: &Key, node: &Node) -> Option<Source> {
@@ -58,7 +72,8 @@ fn source(d: &mut Decoder<'_>, key: &Key, node: &Node) -> Option<Source> {
     let name = named?;
     if !AVAILABLE.contains(&name) {
         let message = format!("known source type, not available in this version of sidehook: `{name}`");
-        d.problem(kind.map_or(node.span, |k| k.span), message, Some("use `type: http`".to_owned()));
+        let help = format!("use one of: {}", AVAILABLE.join(", "));
+        d.problem(kind.map_or(node.span, |k| k.span), message, Some(help));
         return None;
     }
     let namespace = fields.get("namespace").and_then(|n| d.loose(n).map(|text| (n, text)));
@@ -112,11 +127,14 @@ fn file(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<SourceKind> {
 fn exec(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<SourceKind> {
     let node = fields.require(d, "command", "`command: [python, bot.py]`")?;
     let items = d.list(node)?;
-    let command: Vec<String> = items.iter().filter_map(|item| d.loose(item)).collect();
+    let mut command: Vec<String> = items.iter().filter_map(|item| d.loose(item)).collect();
     if command.first().is_none_or(String::is_empty) {
         let help = "write the program and its arguments: [python, bot.py]".to_owned();
         d.problem(node.span, "there is no program to run", Some(help));
         return None;
+    }
+    if let Some(program) = command.first_mut().filter(|program| program.contains('/')) {
+        *program = d.locate(program).to_string_lossy().into_owned();
     }
     let mut env = Vec::new();
     if let Some(node) = fields.get("env") {

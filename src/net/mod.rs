@@ -2,6 +2,7 @@
 //! connections. It carries bytes and HTTP messages and knows nothing of events, deliveries or the outbox.
 
 mod client;
+mod connections;
 mod connector;
 mod either;
 mod guard;
@@ -15,6 +16,7 @@ pub mod serve;
 pub mod tls;
 
 pub use client::{Answer, Client, Failure};
+pub use connections::connections;
 pub use guard::{Denied, Guard};
 pub use listener::{ListenError, Listener, Peer, bind};
 pub use receiver::{Received, Receiver, ReceiverOptions};

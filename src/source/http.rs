@@ -8,7 +8,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use tokio::sync::Semaphore;
 
 use super::problem::{Item, Problem};
-use super::{Accepted, Items, Refusal, Sink, SourceSettings};
+use super::{Accepted, Items, Sink, SourceSettings};
 use crate::event::{Incoming, ItemError, Json, Kind, trace};
 use crate::limits;
 use crate::telemetry::ingest::EventRejected;
@@ -94,7 +94,7 @@ impl<S: Sink> HttpSource<S> {
             stream: None,
             offset: None,
         };
-        self.sink.accept(items).await.map_err(refused)
+        self.sink.accept(items).await.map_err(Problem::refused)
     }
 
     /// Reads the body within its limit and the memory that all bodies share.
@@ -136,11 +136,7 @@ impl<S: Sink> HttpSource<S> {
 }
 
 fn accepted_response(accepted: &Accepted) -> Response<Full<Bytes>> {
-    let body = serde_json::json!({
-        "accepted": accepted.accepted,
-        "duplicates": accepted.duplicates,
-        "ids": accepted.ids,
-    });
+    let body = accepted.to_json();
     let response = Response::builder().status(StatusCode::ACCEPTED).header(header::CONTENT_TYPE, "application/json");
     response.body(Full::new(Bytes::from(body.to_string()))).unwrap_or_default()
 }
@@ -296,29 +292,6 @@ fn too_many() -> Problem {
 fn too_large(limit: u64) -> Problem {
     let detail = format!("the body is larger than limits.body ({limit} bytes)");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "body too large", detail)
-}
-
-fn refused(refusal: Refusal) -> Problem {
-    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-    match refusal {
-        Refusal::IdConflict { items, detail } => {
-            let item = |index| Item { index, pointer: "/id".into(), reason: "id_conflict".into() };
-            let items = items.into_iter().map(item).collect();
-            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "id_conflict", "id conflict", detail).items(items)
-        }
-        Refusal::TooLarge { index, detail } => {
-            let item = Item { index, pointer: "/conversation".into(), reason: "conversation_too_large".into() };
-            let detail = format!("item {index}: {detail}; nothing was stored");
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "conversation_too_large", "conversation too large", detail)
-                .items(vec![item])
-        }
-        Refusal::Full { detail, retry_after } => {
-            Problem::new(unavailable, "full", "outbox full", detail).retry_after(retry_after.as_secs())
-        }
-        Refusal::Unavailable { detail, retry_after } => {
-            Problem::new(unavailable, "failed", "not available", detail).retry_after(retry_after.as_secs())
-        }
-    }
 }
 
 #[cfg(test)]

@@ -114,7 +114,18 @@ impl<R: AsyncRead + Unpin> Lines<R> {
 
     /// The next piece that is here already, without reading.
     pub fn ready(&mut self, most: usize) -> Option<Piece> {
-        self.splitter.next(most).or_else(|| if self.ended { self.splitter.end() } else { None })
+        self.splitter.next(most)
+    }
+
+    /// Whether the end was reached; [`Lines::rest`] is left then.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// What is left without a line break.
+    pub fn rest(&mut self) -> Option<Piece> {
+        self.splitter.end()
     }
 
     /// The next piece; `None` at the end. Nothing is lost when the future is dropped.
@@ -124,7 +135,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
                 return Ok(Some(piece));
             }
             if self.ended {
-                return Ok(None);
+                return Ok(self.rest());
             }
             self.fill().await?;
         }
@@ -142,11 +153,6 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     #[must_use]
     pub fn held(&self) -> usize {
         self.splitter.held()
-    }
-
-    /// What the lines are read from.
-    pub fn get_mut(&mut self) -> &mut R {
-        &mut self.input
     }
 }
 

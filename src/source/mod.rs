@@ -1,10 +1,15 @@
 //! Where bytes come in. A source reads and checks items and hands them to a [`Sink`]; it knows neither rules nor
 //! webhooks, and acknowledges only what the sink says is durable.
 
+pub mod exec;
 pub mod feed;
 pub mod http;
 pub mod lines;
+#[cfg(test)]
+mod probe;
 mod problem;
+pub mod stdin;
+pub mod unix;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -82,6 +87,13 @@ pub struct Accepted {
     pub duplicates: usize,
     /// Ids in request order, duplicates included.
     pub ids: Vec<String>,
+}
+
+impl Accepted {
+    /// As a sender is told.
+    fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({"accepted": self.accepted, "duplicates": self.duplicates, "ids": self.ids})
+    }
 }
 
 /// Why [`Items`] were refused; nothing of them is stored.
