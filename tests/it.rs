@@ -39,4 +39,5 @@ mod sealed;
 mod seed;
 mod shapes;
 mod signatures;
+mod sources;
 mod support;

@@ -59,7 +59,7 @@ async fn events_are_taken_and_other_lines_passed_on() {
 #[tokio::test]
 async fn a_signal_is_told_and_others_that_hold_the_output_are_not_waited_for() {
     let (feed, sink) = feed(Probe::default());
-    let (passed_on, exit) = run("sleep 60 & echo left; kill -9 $$", feed, Overflow::Drop).await;
+    let (passed_on, exit) = run("sleep 60 2>/dev/null </dev/null & echo left; kill -9 $$", feed, Overflow::Drop).await;
     assert_eq!((passed_on.as_str(), exit.code, exit.signal, exit.status()), ("left\n", None, Some(9), 137));
     assert_eq!(sink.ends.lock().unwrap()[0].reason, EndReason::ProcessExited { code: None, signal: Some(9) });
 }
