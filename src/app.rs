@@ -22,6 +22,7 @@ use crate::outbox::{CommitError, KnownWebhook, Options, Outbox, OutboxError, Whe
 use crate::reload::{ReloadHandle, Reloader};
 use crate::shutdown::Shutdown;
 use crate::source::exec::{ExecError, Exit, Forward};
+use crate::source::file::FileError;
 use crate::telemetry;
 
 /// How long what is told to let go may take to do so.
@@ -48,6 +49,14 @@ pub enum StartError {
         what: String,
         /// Why.
         source: ListenError,
+    },
+    /// A file cannot be followed.
+    #[error("sources.{name}")]
+    File {
+        /// The source.
+        name: String,
+        /// Why.
+        source: FileError,
     },
     /// The assistant could not be started.
     #[error("sources.{name}")]

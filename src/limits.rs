@@ -261,3 +261,7 @@ pub const READ_BYTES: usize = 64 * 1024;
 pub const FREE_LINE_BYTES: usize = 64 * 1024;
 /// How long an answer may take to be written once sidehook ends.
 pub const LAST_ANSWER: Duration = Duration::from_secs(1);
+/// How often a followed file is looked at without a hint.
+pub const FILE_POLL: Duration = Duration::from_secs(1);
+/// How long a file that was rotated away is still read, once its successor has something in it.
+pub const FILE_LINGER: Duration = Duration::from_millis(500);

@@ -1,6 +1,7 @@
 //! Sources beside http: real children, sockets, files and streams, with the real binary.
 
 mod exec;
+mod file;
 mod stdin;
 mod unix;
 

@@ -2,6 +2,7 @@
 //! last, when whatever it may want to reach is there.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -17,8 +18,8 @@ use crate::net::{self, ServeOptions};
 use crate::source::exec::{self, ExecSource};
 use crate::source::feed::Feed;
 use crate::source::http::HttpSource;
-use crate::source::stdin;
 use crate::source::unix::UnixSource;
+use crate::source::{file, stdin};
 
 /// Sources that are open and read nothing yet.
 pub(super) struct Opened {
@@ -29,6 +30,7 @@ enum Kind {
     Http(net::Listener),
     Unix(net::Listener),
     Stdin,
+    File(PathBuf),
     Exec(Exec),
 }
 
@@ -55,8 +57,13 @@ pub(super) async fn open(configured: &BTreeMap<String, Source>) -> Result<Opened
                 Kind::Unix(net::bind(listen).await.map_err(at(&format!("sources.{name}.listen")))?)
             }
             SourceKind::Stdin => Kind::Stdin,
+            SourceKind::File { path } => {
+                let name = name.clone();
+                file::check(path).map_err(|source| StartError::File { name, source })?;
+                Kind::File(path.clone())
+            }
             SourceKind::Exec(exec) => Kind::Exec(exec.clone()),
-            SourceKind::Proxy { .. } | SourceKind::File { .. } | SourceKind::Sse { .. } => {
+            SourceKind::Proxy { .. } | SourceKind::Sse { .. } => {
                 continue;
             }
         };
@@ -70,7 +77,7 @@ impl Opened {
     pub(super) fn listening(&self) -> Vec<(String, Listen)> {
         let listener = |kind: &Kind| match kind {
             Kind::Http(listener) | Kind::Unix(listener) => Some(listener.local().clone()),
-            Kind::Stdin | Kind::Exec(_) => None,
+            Kind::Stdin | Kind::File(_) | Kind::Exec(_) => None,
         };
         self.sources.iter().filter_map(|(name, kind)| Some((name.to_string(), listener(kind)?))).collect()
     }
@@ -89,14 +96,14 @@ impl Opened {
         for (name, kind) in self.sources {
             // What such a source has read it cannot read again, so it waits for the outbox as long as there is one.
             let lasting = || Feed::new(Arc::clone(&name), Arc::clone(ingest), intake.clone());
+            let brief = || Feed::new(Arc::clone(&name), Arc::clone(ingest), reading.clone());
             match kind {
                 Kind::Http(listener) => {
                     let source = Arc::new(HttpSource::new(Arc::clone(&name), Arc::clone(ingest)));
                     tasks.push(tokio::spawn(serve_http(listener, source, reading.clone())));
                 }
                 Kind::Unix(listener) => {
-                    let feed = Feed::new(Arc::clone(&name), Arc::clone(ingest), reading.clone());
-                    let source = UnixSource::new(feed);
+                    let source = UnixSource::new(brief());
                     let handle = move |stream| source.clone().handle(stream);
                     tasks.push(tokio::spawn(net::connections(listener, limits::CONNECTIONS, reading.clone(), handle)));
                 }
@@ -109,6 +116,7 @@ impl Opened {
                         }
                     }));
                 }
+                Kind::File(path) => tasks.push(file::spawn(brief(), path)),
                 Kind::Exec(exec) => programs.push((lasting(), exec)),
             }
         }

@@ -15,7 +15,7 @@ use crate::limits;
 use crate::secret::Secret;
 
 /// Types that this version has.
-const AVAILABLE: [&str; 4] = ["http", "stdin", "unix", "exec"];
+const AVAILABLE: [&str; 5] = ["http", "stdin", "unix", "file", "exec"];
 
 fn default_source() -> Source {
     let listen = Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 7070)));

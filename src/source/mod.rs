@@ -3,6 +3,7 @@
 
 pub mod exec;
 pub mod feed;
+pub mod file;
 pub mod http;
 pub mod lines;
 #[cfg(test)]

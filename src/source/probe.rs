@@ -20,6 +20,8 @@ pub(super) struct Probe {
     pub conflict: Option<&'static str>,
     /// Handed out as the stored offset.
     pub stored: Option<String>,
+    /// Ids that a sink before this one got.
+    pub earlier: Vec<String>,
     pub got: Mutex<Vec<Items>>,
     pub streams: Mutex<i64>,
     pub ends: Mutex<Vec<StreamEnd>>,
