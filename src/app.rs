@@ -156,7 +156,7 @@ impl App {
         for (name, listen) in &sources {
             tracing::info!(source = %name, %listen, "takes events");
         }
-        let running = opened.start(&ingest, &generations, &intake)?;
+        let running = opened.start(&ingest, &generations, &intake, &clock)?;
         tracing::info!(admin = %admin, webhooks = generations.borrow().webhooks.len(), "sidehook is ready");
         Ok(Self {
             sources,

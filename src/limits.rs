@@ -120,10 +120,14 @@ pub const SCRIPT_LOG_BYTES: usize = 16 * 1024;
 pub const PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
 /// Deliveries that one `transform` may fan out to.
 pub const FAN_OUT: usize = 1000;
+/// Events that an adapter may make of one message; together at most [`PAYLOAD_BYTES`].
+pub const ADAPTED_EVENTS: usize = 1000;
 /// Headers that a rule may add.
 pub const RULE_HEADERS: usize = 64;
 /// Name and value of a header that a rule adds.
 pub const RULE_HEADER_BYTES: usize = 8 * 1024;
+/// How long an adapter is suspended after as many time-outs in a row.
+pub const ADAPTER_REST: Duration = Duration::from_secs(30);
 /// Time-outs in a row after which a rule is suspended.
 pub const RULE_TIMEOUTS: u32 = 5;
 /// Longest time for one connection attempt, when nobody's deadline ends it earlier.

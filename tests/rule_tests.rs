@@ -324,3 +324,125 @@ fn holds(value: &serde_json::Value, part: &serde_json::Value) -> bool {
         _ => value == part,
     }
 }
+
+/// The blocks of a section of the guide, by the file their first line names.
+fn blocks(section: &str) -> Vec<(String, String)> {
+    let guide = include_str!("../rules/README.md");
+    let section = guide.split(&format!("\n## {section}\n")).nth(1).unwrap().split("\n## ").next().unwrap();
+    let blocks = section.split("\n```").skip(1).step_by(2);
+    let named = blocks.filter_map(|block| {
+        let (_, text) = block.split_once('\n')?;
+        let name = text.lines().next()?.trim_start_matches(['#', '/']).trim();
+        name.starts_with("rules/").then(|| (name.to_owned(), format!("{text}\n")))
+    });
+    named.collect()
+}
+
+#[tokio::test]
+async fn the_adapter_of_the_guide_passes_its_tests() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut files = blocks("Adapters");
+    files.extend(blocks("Tests"));
+    assert_eq!(
+        files.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        ["rules/adapters/mybot.rhai", "rules/adapters/mybot.test.yaml"]
+    );
+    files.push(("sidehook.yaml".into(), "{}\n".into()));
+    for (name, text) in files {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let output = test(&dir, &[]).await.expect(0);
+    assert_eq!(
+        output.stdout,
+        "ok    adapters/mybot.rhai: a call that ends is a completed conversation\n\
+         ok    adapters/mybot.rhai: other messages are of no interest\n\n2 passed\n"
+    );
+}
+
+const ADAPTER: &str = "fn adapt(message) {\n    if message.body == \"bad\" { throw \"odd body\" }\n    if message.body == \"none\" { return; }\n    #{ type: message.body.type, at: message.direction, path: message.path, host: message.headers.host }\n}\n";
+
+/// A config directory with one adapter and these tests.
+fn adapting(tests: &str) -> tempfile::TempDir {
+    let dir = prepared("[]\n");
+    std::fs::write(dir.path().join("scripts/bot.rhai"), ADAPTER).unwrap();
+    std::fs::write(dir.path().join("scripts/bot.test.yaml"), tests).unwrap();
+    let text = r#"{"body": {"type": "a.b"}, "direction": "server", "headers": {"Host": "h"}}"#;
+    std::fs::write(dir.path().join("scripts/message.json"), text).unwrap();
+    dir
+}
+
+#[tokio::test]
+async fn adapters_are_tested_by_messages() {
+    let dir = adapting(
+        "- name: from a file\n  message_file: message.json\n  expect: {events: [{type: a.b, at: server, path: '', host: h}]}\n\
+         - {name: a part, message: {body: {type: a.b}, path: /x}, expect: {contains: {path: /x}}}\n\
+         - {name: parts, message: {body: {type: a.b}, path: /x}, expect: {contains: [{path: /x}]}}\n\
+         - {name: nothing, message: {body: none}, expect: {skipped: true}}\n\
+         - {name: an error, message: {body: bad}, expect: {error: odd body}}\n",
+    );
+    let output = test(&dir, &[]).await.expect(0);
+    assert!(output.stdout.ends_with("ok    bot.rhai: an error\n\n5 passed\n"), "{}", output.stdout);
+
+    let dir = adapting(
+        "- name: differs\n  message: {body: {type: a.b}}\n  expect:\n    events: []   # why\n\
+         - {name: no event, message: {body: {type: 5}}, expect: {contains: {at: request}}}\n\
+         - {name: came to nothing, message: {body: none}, expect: {events: [{type: a.b}]}}\n\
+         - {name: failed, message: {body: bad}, expect: {skipped: true}}\n\
+         - {name: made some, message: {body: {type: a.b}}, expect: {error: odd}}\n",
+    );
+    let output = test(&dir, &[]).await.expect(1);
+    for part in [
+        "FAIL  bot.rhai: differs\n      at scripts/bot.test.yaml:1:3\n      message:\n        {\n",
+        "the events differ (- expected, + got):",
+        "event 0 is no event: /type: must be a string, not a number",
+        "the message made no event",
+        "bot.rhai: adapt, line 2, column 32: odd body",
+        "the message made events; an error was expected that says `odd`",
+        "0 passed, 5 failed",
+    ] {
+        assert!(output.stdout.contains(part), "{part:?} is not in {}", output.stdout);
+    }
+    // What is no event stays wrong, whatever is expected of it.
+    test(&dir, &["--update"]).await.expect(0);
+    let output = test(&dir, &[]).await.expect(1);
+    assert!(output.stdout.contains("4 passed, 1 failed"), "{}", output.stdout);
+    let text = std::fs::read_to_string(dir.path().join("scripts/bot.test.yaml")).unwrap();
+    let updated = "- name: differs\n  message: {body: {type: a.b}}\n  expect:\n    events:   # why\n      -\n        at: request\n";
+    assert!(text.starts_with(updated), "{text}");
+}
+
+#[tokio::test]
+async fn a_case_of_the_wrong_kind_is_said_at_its_place() {
+    let dir = adapting(
+        "- {name: a, message: {body: x}, event: {type: a.b}, expect: {skipped: true}}\n\
+         - {name: b, message: {body: x}, expect: {payload: {}}}\n\
+         - {name: c, event: {type: a.b}, expect: {events: []}}\n\
+         - {name: d, message: {bdy: x}, expect: {skipped: true}}\n\
+         - {name: e, message: {body: x, direction: up}, expect: {skipped: true}}\n\
+         - {name: f, message_file: ../message.json, expect: {skipped: true}}\n\
+         - {name: g, message: {body: x}, expect: {events: 5}}\n\
+         - {name: h, message: {body: x}, message_file: message.json, expect: {skipped: true}}\n",
+    );
+    std::fs::write(
+        dir.path().join("scripts/x.test.yaml"),
+        "- {name: i, message: {body: x}, expect: {skipped: true}}\n",
+    )
+    .unwrap();
+    let output = test(&dir, &[]).await.expect(64);
+    for part in [
+        "`message` and `event` exclude each other",
+        "an adapter makes events: a payload and its headers are a rule's",
+        "a rule makes a payload: events are an adapter's, whose case has a `message`",
+        "unknown key `bdy`",
+        "`up` is none of request, response, client, server",
+        "leads out of the test's folder",
+        "expect.events is an array of events, not a number",
+        "`message` and `message_file` exclude each other",
+        "x.rhai has no fn adapt(message)",
+        "this is a rule, for a webhook's `rule`",
+    ] {
+        assert!(output.stderr.contains(part), "{part:?} is not in {}", output.stderr);
+    }
+}

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{StartError, at};
+use crate::clock::Clock;
 use crate::config::Generation;
 use crate::config::model::{Exec, Listen, Source, SourceKind};
 use crate::ingest::Ingest;
@@ -88,6 +89,7 @@ impl Opened {
         ingest: &Arc<Ingest>,
         _generations: &watch::Receiver<Arc<Generation>>,
         intake: &CancellationToken,
+        clock: &Clock,
     ) -> Result<Running, StartError> {
         let reading = CancellationToken::new();
         let exhausted = CancellationToken::new();
@@ -95,8 +97,8 @@ impl Opened {
         let (mut tasks, mut child, mut programs) = (Vec::new(), None, Vec::new());
         for (name, kind) in self.sources {
             // What such a source has read it cannot read again, so it waits for the outbox as long as there is one.
-            let lasting = || Feed::new(Arc::clone(&name), Arc::clone(ingest), intake.clone());
-            let brief = || Feed::new(Arc::clone(&name), Arc::clone(ingest), reading.clone());
+            let lasting = || Feed::new(Arc::clone(&name), Arc::clone(ingest), intake.clone()).with_clock(clock.clone());
+            let brief = || Feed::new(Arc::clone(&name), Arc::clone(ingest), reading.clone()).with_clock(clock.clone());
             match kind {
                 Kind::Http(listener) => {
                     let source = Arc::new(HttpSource::new(Arc::clone(&name), Arc::clone(ingest)));

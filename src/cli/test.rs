@@ -152,7 +152,7 @@ fn shown(results: &[(&Case, Verdict)], failed: usize, updated: usize, paint: &Pa
 fn failure(out: &mut String, case: &Case, verdict: &Verdict, paint: &Paint) {
     let _ = writeln!(out, "      at {}:{}:{}", case.file, case.line, case.column);
     let event = format!("{:#}", case.written.decode::<Value>().unwrap_or_default());
-    let _ = writeln!(out, "      event:");
+    let _ = writeln!(out, "      {}:", if case.is_of_adapter() { "message" } else { "event" });
     for line in event.lines().take(EVENT_LINES) {
         let _ = writeln!(out, "        {line}");
     }

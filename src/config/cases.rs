@@ -13,10 +13,10 @@ use super::shape;
 use super::yaml::{Key, Node, Span, Value};
 use super::{params, values};
 use crate::clock::Timestamp;
-use crate::event::{Event, Incoming, Json, Stamp, State};
+use crate::event::{Event, Incoming, Json, Kind, Stamp, State};
 use crate::limits;
 use crate::rules::testing::{Expect, Verdict};
-use crate::rules::{Format, OnRuleError, Params, Program, Rule, Scripts};
+use crate::rules::{Adapter, Direction, Format, Message, OnRuleError, Params, Program, Rule, Scripts};
 
 /// When an event without a time arrived, so that `now()` is the same in every run.
 const ARRIVED_MS: i64 = 1_767_225_600_000;
@@ -40,10 +40,8 @@ pub struct Case {
     pub line: usize,
     /// Where the case begins, 1-based.
     pub column: usize,
-    /// The event as it was written.
+    /// The event or the message as it was written.
     pub written: Json,
-    /// The event as the rule sees it.
-    pub event: Event,
     /// What is expected of it.
     pub expect: Expect,
     /// `expect` as it was written.
@@ -67,23 +65,31 @@ pub struct Place {
     pub braces: bool,
 }
 
-/// What a case runs.
+/// What a case runs, and over what.
 enum Subject {
     /// A webhook of the configuration: its params, its `when`, its headers.
-    Webhook(Arc<Webhook>),
+    Webhook(Arc<Webhook>, Event),
     /// The rule by itself, with the default params.
-    Rule(Arc<Program>),
+    Rule(Arc<Program>, Event),
+    /// An adapter.
+    Adapter(Adapter, Message),
 }
 
 impl Case {
     /// Runs the case.
     #[must_use]
     pub fn run(&self) -> Verdict {
-        let program = match &self.subject {
-            Subject::Webhook(webhook) => &webhook.program,
-            Subject::Rule(program) => program,
-        };
-        self.expect.check(program, &self.event)
+        match &self.subject {
+            Subject::Webhook(webhook, event) => self.expect.check(&webhook.program, event),
+            Subject::Rule(program, event) => self.expect.check(program, event),
+            Subject::Adapter(adapter, message) => self.expect.check_adapter(adapter, message),
+        }
+    }
+
+    /// Whether it has a message rather than an event.
+    #[must_use]
+    pub fn is_of_adapter(&self) -> bool {
+        matches!(self.subject, Subject::Adapter(..))
     }
 
     /// Runs the case and records a problem when it fails.
@@ -153,11 +159,23 @@ pub fn read(
 fn case(d: &mut Decoder<'_>, file: &File<'_>, node: &Node) -> Option<Case> {
     let fields = d.fields(node, &shape::CASE, None)?;
     let name = fields.require(d, "name", "`name: what the rule does`").and_then(|n| d.loose(n));
-    let event = event(d, file, &fields);
-    let expect = expect(d, &fields);
-    let subject = subject(d, file, &fields);
-    let (name, (written, event), (expect, expected)) = (name?, event?, expect?);
-    let (subject, webhook) = subject?;
+    let of_adapter = fields.get("message").is_some() || fields.get("message_file").is_some();
+    let expect = expect(d, &fields, of_adapter);
+    let (written, subject, webhook) = if of_adapter {
+        let (written, message) = message(d, file, &fields)?;
+        (written, Subject::Adapter(adapter(d, file, node)?, message), None)
+    } else {
+        let event = event(d, file, &fields);
+        let webhook = webhook(d, file, &fields)?;
+        let (written, event) = event?;
+        let name = webhook.map(|(name, _)| Arc::clone(name));
+        let subject = match webhook {
+            Some((_, webhook)) => Subject::Webhook(Arc::clone(webhook), event),
+            None => Subject::Rule(Arc::clone(&file.plain), event),
+        };
+        (written, subject, name)
+    };
+    let (name, (expect, expected)) = (name?, expect?);
     let Value::Map(entries) = &node.value else { return None };
     let (key, value) = entries.iter().find(|(key, _)| key.text == "expect")?;
     Some(Case {
@@ -169,12 +187,84 @@ fn case(d: &mut Decoder<'_>, file: &File<'_>, node: &Node) -> Option<Case> {
         line: node.span.line,
         column: node.span.column,
         written,
-        event,
         expect,
         expected,
         place: place(&file.text, node, key, value),
         subject,
         span: Span { end_line: node.span.line, end_column: usize::MAX, ..node.span },
+    })
+}
+
+/// The script under test as an adapter, which never rests.
+fn adapter(d: &mut Decoder<'_>, file: &File<'_>, node: &Node) -> Option<Adapter> {
+    match Adapter::new(Arc::clone(&file.rule), std::time::Duration::ZERO) {
+        Ok(adapter) => Some(adapter),
+        Err(message) => {
+            let (message, help) = message.split_once(": ").unwrap_or((&message, ""));
+            d.problem(node.span, message, Some(help.to_owned()));
+            None
+        }
+    }
+}
+
+fn message(d: &mut Decoder<'_>, file: &File<'_>, fields: &Fields<'_>) -> Option<(Json, Message)> {
+    for other in ["event", "event_file", "webhook"] {
+        if let Some(node) = fields.get(other) {
+            let help = "an adapter's case has a message, a rule's an event: keep one of the two".to_owned();
+            d.problem(node.span, format!("`message` and `{other}` exclude each other"), Some(help));
+            return None;
+        }
+    }
+    let (node, json) = match (fields.get("message"), fields.get("message_file")) {
+        (Some(_), Some(node)) => {
+            let help = "keep one of the two".to_owned();
+            d.problem(node.span, "`message` and `message_file` exclude each other", Some(help));
+            return None;
+        }
+        (Some(node), _) => {
+            let problems = d.report().problems.len();
+            let inside = d.fields(node, &shape::MESSAGE, None)?;
+            inside.require(d, "body", "`body: …`, a value for JSON, else a text")?;
+            if let Some(direction) = inside.get("direction") {
+                d.choice(direction, &shape::DIRECTIONS)?;
+            }
+            if d.report().problems.len() > problems {
+                return None;
+            }
+            (node, json_of(d, node)?)
+        }
+        (None, node) => (node?, json_file(d, file, node?)?),
+    };
+    match message_of(&json) {
+        Ok(message) => Some((json, message)),
+        Err(reason) => {
+            d.problem(node.span, format!("this is no message: {reason}"), None);
+            None
+        }
+    }
+}
+
+fn message_of(json: &Json) -> Result<Message, String> {
+    if json.kind() != Kind::Object {
+        return Err(format!("it is an object with a body, not {}", json.kind()));
+    }
+    if let Some((key, _)) = json.members().find(|(key, _)| shape::MESSAGE.key(key).is_none()) {
+        return Err(format!("`{key}` is unknown: it has body, path, headers and direction"));
+    }
+    let text = |name: &str| json.get(name).and_then(|v| v.as_id().map(std::borrow::Cow::into_owned));
+    let written = text("direction").unwrap_or_else(|| Direction::default().name().to_owned());
+    let direction = Direction::ALL.into_iter().find(|direction| direction.name() == written);
+    let headers = json.get("headers").unwrap_or_else(Json::empty_map);
+    let headers = headers.members().map(|(name, value)| match value.as_id() {
+        Some(value) => Ok((name.to_string(), value.into_owned())),
+        None => Err(format!("headers.{name} is a text, not {}", value.kind())),
+    });
+    Ok(Message {
+        body: json.get("body").ok_or("`body` is missing")?,
+        path: text("path").unwrap_or_default(),
+        headers: headers.collect::<Result<_, _>>()?,
+        direction: direction.ok_or_else(|| format!("`direction` is one of {}", shape::DIRECTIONS.join(", ")))?,
+        arrived: Timestamp::from_millis(ARRIVED_MS),
     })
 }
 
@@ -195,7 +285,7 @@ fn event(d: &mut Decoder<'_>, file: &File<'_>, fields: &Fields<'_>) -> Option<(J
             return None;
         }
         (Some(node), None) => (node, json_of(d, node)?),
-        (None, Some(node)) => (node, event_file(d, file, node)?),
+        (None, Some(node)) => (node, json_file(d, file, node)?),
         (None, None) => {
             let _ = fields.require(d, "event", "`event: {type: …}`, or `event_file: FILE`");
             return None;
@@ -224,8 +314,8 @@ fn alone(incoming: &Incoming) -> Event {
     state.assemble(incoming, incoming.messages.as_ref(), stamp)
 }
 
-/// An event in a file of its own, beside the test.
-fn event_file(d: &mut Decoder<'_>, file: &File<'_>, node: &Node) -> Option<Json> {
+/// An event or a message in a file of its own, beside the test.
+fn json_file(d: &mut Decoder<'_>, file: &File<'_>, node: &Node) -> Option<Json> {
     let name = d.text(node)?;
     if Path::new(&name).is_absolute() || name.split('/').any(|part| part == "..") {
         let help = Some("write its path relative to the test, without `..`".to_owned());
@@ -244,8 +334,13 @@ fn event_file(d: &mut Decoder<'_>, file: &File<'_>, node: &Node) -> Option<Json>
     None
 }
 
-fn expect(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<(Expect, Json)> {
-    let node = fields.require(d, "expect", "`expect: {payload: …}`, or contains, headers, skipped: true, error")?;
+fn expect(d: &mut Decoder<'_>, fields: &Fields<'_>, of_adapter: bool) -> Option<(Expect, Json)> {
+    let right = if of_adapter {
+        "`expect: {events: […]}`, or contains, skipped: true, error"
+    } else {
+        "`expect: {payload: …}`, or contains, headers, skipped: true, error"
+    };
+    let node = fields.require(d, "expect", right)?;
     d.fields(node, &shape::EXPECT, None)?;
     let json = json_of(d, node)?;
     // An unknown member was recorded already, with what may have been meant.
@@ -253,6 +348,15 @@ fn expect(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<(Expect, Json)> {
         return None;
     }
     match Expect::read(&json) {
+        Ok(expect) if expect.is_of_adapter().is_some_and(|is| is != of_adapter) => {
+            let message = if of_adapter {
+                "an adapter makes events: a payload and its headers are a rule's"
+            } else {
+                "a rule makes a payload: events are an adapter's, whose case has a `message`"
+            };
+            d.problem(node.span, message, Some(format!("write {right}")));
+            None
+        }
         Ok(expect) => Some((expect, json)),
         Err(message) => {
             d.problem(node.span, message, None);
@@ -261,8 +365,14 @@ fn expect(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<(Expect, Json)> {
     }
 }
 
-fn subject(d: &mut Decoder<'_>, file: &File<'_>, fields: &Fields<'_>) -> Option<(Subject, Option<Arc<str>>)> {
-    let Some(node) = fields.get("webhook") else { return Some((Subject::Rule(Arc::clone(&file.plain)), None)) };
+/// The webhook that a case names, `Some(None)` where it names none.
+#[expect(clippy::option_option, reason = "the outer one is whether a problem was recorded")]
+fn webhook<'a>(
+    d: &mut Decoder<'_>,
+    file: &File<'a>,
+    fields: &Fields<'_>,
+) -> Option<Option<(&'a Arc<str>, &'a Arc<Webhook>)>> {
+    let Some(node) = fields.get("webhook") else { return Some(None) };
     let name = d.loose(node)?;
     let Some((name, webhook)) = file.webhooks.get_key_value(name.as_str()) else {
         let names = || file.webhooks.keys().map(|n| &**n);
@@ -280,7 +390,7 @@ fn subject(d: &mut Decoder<'_>, file: &File<'_>, fields: &Fields<'_>) -> Option<
         d.problem(node.span, message, Some("name a webhook with this rule, or leave `webhook` out".to_owned()));
         return None;
     }
-    Some((Subject::Webhook(Arc::clone(webhook)), Some(Arc::clone(name))))
+    Some(Some((name, webhook)))
 }
 
 fn json_of(d: &mut Decoder<'_>, node: &Node) -> Option<Json> {

@@ -15,7 +15,7 @@ use super::settings::{self, check_name};
 use super::shape::{self, Kind};
 use super::webhook::{self, Shared};
 use super::yaml::{Key, Node, Span, Value};
-use super::{cases, scripts, values};
+use super::{cases, scripts, sources, values};
 use crate::clock::Clock;
 use crate::limits;
 
@@ -162,11 +162,12 @@ fn compile(
     let root_fields = d
         .fields(root.as_ref().unwrap_or(&empty), &shape::ROOT, None)
         .or_else(|| d.fields(&empty, &shape::ROOT, None))?;
-    let decoded = settings::decode(d, &root_fields);
+    let mut decoded = settings::decode(d, &root_fields);
     if let Some(root) = &root {
         *reach = settings::reach(d, root, &root_fields, &decoded.settings);
     }
     let library = scripts::load(d, &decoded, clock);
+    sources::adapters(d, &root_fields, &library, &mut decoded.settings.sources);
     let defaults = root_fields.get("defaults");
     let allow_http = decoded.settings.egress.allow_http || root.is_none();
     if let Some(node) = defaults {

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::decode::Decoder;
 use super::report::Problem;
@@ -12,10 +13,13 @@ use super::values;
 use super::yaml::{Node, Scalar, Span, Style, Value};
 use crate::clock::Clock;
 use crate::limits;
-use crate::rules::{Rule, ScriptProblem, Scripts, When};
+use crate::rules::{Adapter, Rule, ScriptProblem, Scripts, When};
 
 /// How a file of tests ends; what stands before it is the script's name.
 pub const TEST_SUFFIX: &str = ".test.yaml";
+
+/// How names of scripts inside the binary begin.
+const LIBRARY: &str = "sidehook/";
 
 /// The compiled scripts with what is known of them.
 pub struct Library {
@@ -184,7 +188,20 @@ impl Walk<'_> {
 }
 
 impl Library {
-    /// The script that `rule` names.
+    /// The script that `adapter` names, which rests for `suspend_for` after five time-outs in a row.
+    pub fn adapter(&self, d: &mut Decoder<'_>, node: &Node, suspend_for: Duration) -> Option<Adapter> {
+        let rule = self.rule(d, node)?;
+        match Adapter::new(rule, suspend_for) {
+            Ok(adapter) => Some(adapter),
+            Err(message) => {
+                let (message, help) = message.split_once(": ").unwrap_or((&message, ""));
+                d.problem(node.span, message, Some(help.to_owned()).filter(|help| !help.is_empty()));
+                None
+            }
+        }
+    }
+
+    /// The script that `rule` or `adapter` names.
     pub fn rule(&self, d: &mut Decoder<'_>, node: &Node) -> Option<Arc<Rule>> {
         let name = d.text(node)?;
         let name = name.strip_prefix("./").unwrap_or(&name).to_owned();
@@ -195,6 +212,9 @@ impl Library {
             return None; // its own problem, or that of a script it imports, says more
         }
         let shown = d.quote(node);
+        if name.starts_with(LIBRARY) {
+            return self.unknown_of_library(d, node, &name);
+        }
         if Path::new(&name).is_absolute() || name.split('/').any(|part| part == "..") {
             let help = format!("write its path relative to {}", self.shown_dir);
             d.problem(node.span, format!("{shown} leads out of the rules directory"), Some(help));
@@ -209,6 +229,16 @@ impl Library {
             None => format!("scripts there: {}", self.files.iter().take(10).cloned().collect::<Vec<_>>().join(", ")),
         };
         d.problem(node.span, format!("no script {shown} in {}", self.shown_dir), Some(help));
+        None
+    }
+
+    fn unknown_of_library(&self, d: &mut Decoder<'_>, node: &Node, name: &str) -> Option<Arc<Rule>> {
+        let inside = || self.scripts.rules().map(|rule| rule.file()).filter(|file| file.starts_with(LIBRARY));
+        let help = match values::nearest(name, inside()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("it holds {}", inside().collect::<Vec<_>>().join(", ")),
+        };
+        d.problem(node.span, format!("the binary holds no script {}", d.quote(node)), Some(help));
         None
     }
 

@@ -431,8 +431,24 @@ pub static CASE: Block = Block {
         required("name", Kind::Text, "What the rule does."),
         key("event", Kind::Any, "", "The event."),
         key("event_file", Kind::Path, "", "A file with the event as JSON, beside the test."),
+        key("message", Kind::Block(&MESSAGE), "", "The message, for an adapter."),
+        key("message_file", Kind::Path, "", "A file with the message as JSON, beside the test."),
         key("webhook", Kind::Text, "", "A webhook whose params, `when` and headers count."),
         required("expect", Kind::Block(&EXPECT), "What is to come of it."),
+    ],
+};
+
+/// `direction` of a message.
+pub static DIRECTIONS: [&str; 4] = ["request", "response", "client", "server"];
+
+/// `message` of a case.
+pub static MESSAGE: Block = Block {
+    name: "message",
+    keys: &[
+        required("body", Kind::Any, "What was received: a value for JSON, else a text."),
+        key("path", Kind::Text, "\"\"", "Path and query of the request."),
+        key("headers", Kind::Map(&Kind::Text), "", "Headers of the request."),
+        key("direction", Kind::Choice(&DIRECTIONS), "request", "Which way it went."),
     ],
 };
 
@@ -441,9 +457,10 @@ pub static EXPECT: Block = Block {
     name: "expect",
     keys: &[
         key("payload", Kind::Any, "", "The payload, exactly; an array for a fan-out."),
-        key("contains", Kind::Any, "", "A part of the payload."),
+        key("events", Kind::Any, "", "The events that an adapter makes, in order, exactly."),
+        key("contains", Kind::Any, "", "A part of the payload, or of the events."),
         key("headers", Kind::Map(&Kind::Text), "", "Headers of each delivery, among others."),
-        key("skipped", Kind::Bool, "", "Whether the event is filtered."),
+        key("skipped", Kind::Bool, "", "Whether the event is filtered, or the message makes no event."),
         key("error", Kind::Text, "", "A part of the error's text."),
     ],
 };

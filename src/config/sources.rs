@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::decode::Decoder;
 use super::fields::Fields;
 use super::model::{Admin, Exec, Listen, Overflow, Read, Source, SourceKind, Tap, TapFormat};
+use super::scripts::Library;
 use super::settings::check_name;
 use super::shape;
 use super::webhook;
@@ -19,7 +20,12 @@ const AVAILABLE: [&str; 5] = ["http", "stdin", "unix", "file", "exec"];
 
 fn default_source() -> Source {
     let listen = Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 7070)));
-    Source { kind: SourceKind::Http { listen, token: None }, namespace: Arc::from(""), infer_failure: true }
+    Source {
+        kind: SourceKind::Http { listen, token: None },
+        namespace: Arc::from(""),
+        adapter: None,
+        infer_failure: true,
+    }
 }
 
 /// Reads `sources` of the root mapping.
@@ -58,10 +64,7 @@ fn same_input(a: &Source, b: &Source) -> bool {
 
 fn source(d: &mut Decoder<'_>, key: &Key, node: &Node) -> Option<Source> {
     // Which keys belong here, only `type` tells.
-    let kind = match &node.value {
-        super::yaml::Value::Map(entries) => entries.iter().find(|(k, _)| k.text == "type").map(|(_, v)| v),
-        _ => None,
-    };
+    let kind = member(node, "type");
     let named = kind.and_then(|node| d.choice(node, &shape::SOURCE_TYPES));
     let block = named.and_then(shape::source).unwrap_or(&shape::SOURCE_HTTP);
     let fields = d.fields(node, block, None)?;
@@ -93,7 +96,34 @@ fn source(d: &mut Decoder<'_>, key: &Key, node: &Node) -> Option<Source> {
         "sse" => sse(d, &fields),
         _ => None,
     }?;
-    Some(Source { kind, namespace: Arc::from(namespace.map(|(_, t)| t).unwrap_or_default()), infer_failure })
+    // Compiled once the scripts are: see `adapters`.
+    let _ = fields.get("adapter");
+    let namespace = Arc::from(namespace.map(|(_, t)| t).unwrap_or_default());
+    Some(Source { kind, namespace, adapter: None, infer_failure })
+}
+
+/// Gives sources and their taps the adapters that they name. A tap without one has its source's.
+pub fn adapters(d: &mut Decoder<'_>, root: &Fields<'_>, library: &Library, sources: &mut BTreeMap<String, Source>) {
+    let adapter = |d: &mut Decoder<'_>, node: &Node| {
+        member(node, "adapter").and_then(|node| library.adapter(d, node, limits::ADAPTER_REST))
+    };
+    let entries = root.get("sources").map(|node| &node.value);
+    let Some(super::yaml::Value::Map(entries)) = entries else { return };
+    for (key, node) in entries {
+        let Some(source) = sources.get_mut(&key.text) else { continue };
+        source.adapter = adapter(d, node);
+        let SourceKind::Proxy { taps, .. } = &mut source.kind else { continue };
+        let Some(super::yaml::Value::List(items)) = member(node, "taps").map(|node| &node.value) else { continue };
+        for (tap, node) in taps.iter_mut().zip(items) {
+            tap.adapter = adapter(d, node).or_else(|| source.adapter.clone());
+        }
+    }
+}
+
+/// A member of a mapping that has a value.
+fn member<'n>(node: &'n Node, name: &str) -> Option<&'n Node> {
+    let super::yaml::Value::Map(entries) = &node.value else { return None };
+    entries.iter().find(|(key, _)| key.text == name).map(|(_, value)| value).filter(|value| !value.is_null())
 }
 
 fn http(d: &mut Decoder<'_>, key: &Key, fields: &Fields<'_>) -> Option<SourceKind> {
@@ -191,6 +221,7 @@ fn tap(d: &mut Decoder<'_>, node: &Node) -> Option<Tap> {
         _ => Read::Both,
     };
     let on_overflow = overflow(d, &fields);
+    let _ = fields.get("adapter");
     let format = fields.require(d, "format", "`format: json`").and_then(|n| d.choice(n, &shape::TAP_FORMATS));
     let path = fields.require(d, "path", "`path: /v1/*/events`").and_then(|n| d.text(n));
     let format = match format? {
@@ -199,7 +230,7 @@ fn tap(d: &mut Decoder<'_>, node: &Node) -> Option<Tap> {
         "websocket" => TapFormat::Websocket,
         _ => TapFormat::Json,
     };
-    Some(Tap { path: path?, method, read, format, on_overflow })
+    Some(Tap { path: path?, method, read, format, adapter: None, on_overflow })
 }
 
 fn overflow(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Overflow {

@@ -282,6 +282,20 @@ impl Json {
         }
     }
 
+    /// Length of the JSON text, without writing it: exact for a place in a document, about right for what was composed.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::Node(node) => node.slice().len(),
+            Self::Null | Self::Bool(_) | Self::Int(_) => 5,
+            Self::Text(text) => text.len() + 2,
+            Self::List(items) => items.iter().fold(2, |sum, item| sum.saturating_add(item.weight() + 1)),
+            Self::Map(members) => {
+                members.iter().fold(2, |sum, (key, value)| sum.saturating_add(key.len() + 4 + value.weight()))
+            }
+        }
+    }
+
     /// Decodes into any serde type.
     pub fn decode<T: serde::de::DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_slice(&self.to_bytes())

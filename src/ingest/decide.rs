@@ -9,7 +9,7 @@ use crate::config::{Generation, Webhook};
 use crate::event::{Event, Json, Role};
 use crate::limits;
 use crate::outbox::{Decision, NewDelivery, clip};
-use crate::rules::{OnRuleError, Outcome, Payload, RuleError};
+use crate::rules::{Adapter, Message, OnRuleError, Outcome, Payload, RuleError};
 use crate::telemetry::ingest::RuleFailed;
 
 /// Evaluates rules: what takes next to no time where it is asked, everything else away from the threads that serve
@@ -82,6 +82,21 @@ impl Decider {
         outcomes.into_iter().map(|(outcome, webhook)| self.decision(event, &webhook, outcome)).collect()
     }
 
+    /// What an adapter makes of a message.
+    pub async fn adapt(&self, adapter: &Adapter, message: Message) -> Result<Vec<Json>, RuleError> {
+        if let Some(events) = adapter.adapt_quickly(&message) {
+            return Ok(events);
+        }
+        // The semaphore is never closed.
+        let permit = Arc::clone(&self.scripts).acquire_owned().await.ok();
+        let (script, file) = (adapter.clone(), adapter.file().to_owned());
+        let job = move || {
+            let _permit = permit;
+            script.adapt(&message)
+        };
+        tokio::task::spawn_blocking(job).await.unwrap_or_else(|error| Err(panicked(&file, "adapt", &error)))
+    }
+
     fn decision(&self, event: &Event, webhook: &Webhook, outcome: Outcome) -> (Arc<str>, Decision) {
         let decision = match outcome {
             Outcome::Filtered(_) => Decision::Filtered,
@@ -145,6 +160,9 @@ pub(super) fn has_all(analysis: &Json, names: &[String]) -> bool {
 }
 
 fn broken(error: &tokio::task::JoinError) -> Outcome {
-    let error = RuleError::new("", "rule", "panic", format!("the evaluation ended unexpectedly: {error}"));
-    Outcome::Failed { error, fallback: None }
+    Outcome::Failed { error: panicked("", "rule", error), fallback: None }
+}
+
+fn panicked(file: &str, function: &str, error: &tokio::task::JoinError) -> RuleError {
+    RuleError::new(file, function, "panic", format!("the evaluation ended unexpectedly: {error}"))
 }

@@ -24,11 +24,12 @@ use crate::clock::{Clock, Entropy, Timestamp};
 use crate::config::Generation;
 use crate::config::model::{self, SourceKind};
 use crate::event::own::Troubles;
-use crate::event::{Event, Identity, Incoming, Role, Stamp, State};
+use crate::event::{Event, Identity, Incoming, Json, Role, Stamp, State};
 use crate::limits;
 use crate::outbox::{
     Arrival, Batch, CommitError, ConversationKey, Decision, Dedupe, Outbox, OutboxError, Receipt, Seen,
 };
+use crate::rules::{Adapter, Message, RuleError};
 use crate::source::{Accepted, Items, Refusal, Sink, SourceSettings, StreamEnd, StreamId};
 use crate::telemetry::ingest::{EventAccepted, NotDelivered};
 pub use again::{Again, Counts, Replay, ReplayError, Replayed};
@@ -302,7 +303,12 @@ impl Sink for Ingest {
             _ => None,
         };
         let namespace = source.map_or_else(|| Arc::from(""), |source| Arc::clone(&source.namespace));
-        SourceSettings { body_bytes: settings.body_bytes, token, namespace }
+        let adapter = source.and_then(|source| source.adapter.clone());
+        SourceSettings { body_bytes: settings.body_bytes, token, namespace, adapter }
+    }
+
+    async fn adapt(&self, adapter: &Adapter, message: Message) -> Result<Vec<Json>, RuleError> {
+        self.decider.adapt(adapter, message).await
     }
 
     fn open_stream(&self) -> StreamId {

@@ -100,7 +100,9 @@ pub(super) fn explain(path: &Path, error: &rusqlite::Error) -> OutboxError {
             "the store is damaged; restore it from a backup, or move the directory aside to start empty (what was owed \
              is lost then)"
         }
-        Some(ErrorCode::DiskFull) => "free space on its volume, sidehook goes on by itself",
+        Some(ErrorCode::DiskFull) => {
+            "free space on its volume; a running sidehook goes on by itself, one that did not start has to be started again"
+        }
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
             "check that the directory is there and writable for sidehook's user"
         }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::host::docs::{HOST_FUNCTIONS, HostFunction};
 
 /// What a script is given: name, type, and what it is.
-const GIVEN: [(&str, &str, &[&str]); 2] = [
+const GIVEN: [(&str, &str, &[&str]); 3] = [
     (
         "event",
         "Map",
@@ -25,6 +25,17 @@ const GIVEN: [(&str, &str, &[&str]); 2] = [
         "payload",
         "Map",
         &["What `params` picked: the second parameter of `transform` and `headers`, yours to change at any depth."],
+    ),
+    (
+        "message",
+        "Map",
+        &[
+            "What a source received: the parameter of `adapt`, read-only and lazy.",
+            "",
+            "`body`: the value where it is JSON, else the text.",
+            "`path`: path and query of the request. `headers`: a map by lower-case names.",
+            "`direction`: `request`, `response`; on a WebSocket `client`, `server`.",
+        ],
     ),
 ];
 

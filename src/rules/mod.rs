@@ -3,7 +3,9 @@
 //!
 //! The way of an evaluation: [`Program::evaluate`] asks `scripts` to run `when` and `accept` over a lazy `view` of the
 //! event, lets `params` pick the payload, gives it to `transform` and `headers`, and lets `render` write it out.
+//! [`Adapter::adapt`] comes before all of it: a message of a source in, events out.
 
+mod adapter;
 mod constants;
 mod definitions;
 mod engine;
@@ -24,6 +26,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use adapter::{Adapter, Direction, Message};
 pub use definitions::definition_files;
 pub use explain::excerpt;
 pub use headers::is_framing;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rhai::{Array, Dynamic, Map};
+use rhai::{Dynamic, Map};
 
 use super::engine::{Call, Facts, Mode};
 use super::params::Params;
@@ -362,7 +362,7 @@ impl<'a> Run<'a> {
             if !is_map {
                 let message = format!(
                     "{name} is {}; transform returns a map, an array of maps, or () to send nothing",
-                    describe(item)
+                    view::describe(item)
                 );
                 return Err(fault(rule, "transform", "type", message));
             }
@@ -389,20 +389,6 @@ impl<'a> Run<'a> {
 
 fn fault(rule: &Rule, function: &str, kind: &'static str, message: String) -> RuleError {
     RuleError::new(rule.file(), function, kind, message)
-}
-
-/// A value's kind, for messages.
-fn describe(value: &Dynamic) -> String {
-    let name = value.type_name();
-    match name {
-        "string" => "a string".into(),
-        "i64" | "f64" => "a number".into(),
-        "bool" => "a boolean".into(),
-        "array" => "an array".into(),
-        "()" => "()".into(),
-        _ if value.read_lock::<Array>().is_some() || view::json_of(value).is_some() => "an array".into(),
-        _ => format!("a value of type {name}"),
-    }
 }
 
 /// `CloudEvents` 1.0, JSON format, structured mode (<https://github.com/cloudevents/spec>, v1.0.2).

@@ -52,6 +52,51 @@ fn write(value: &Dynamic, origin: Option<&Json>, out: &mut Vec<u8>, path: &mut V
     Ok(())
 }
 
+/// What a script returned as a JSON value that shares the parts which the script did not touch; `name` as in
+/// [`to_json`]. Takes its size from `left`.
+pub(super) fn compose(value: &Dynamic, name: &str, left: &mut usize) -> Result<Json, Unfit> {
+    part(value, &mut vec![name.to_owned()], left)
+}
+
+fn part(value: &Dynamic, path: &mut Vec<String>, left: &mut usize) -> Result<Json, Unfit> {
+    if path.len() > limits::JSON_DEPTH {
+        return Err(("size", format!("{} is nested deeper than {} levels", place(&path[..4]), limits::JSON_DEPTH)));
+    }
+    let (json, weight) = if let Some(json) = view::json_of(value) {
+        let weight = json.weight();
+        (json, weight)
+    } else if let Some(map) = value.read_lock::<Map>() {
+        let mut members = Vec::with_capacity(map.len());
+        for (key, value) in &*map {
+            path.push(format!(".{key}"));
+            members.push((Arc::from(key.as_str()), part(value, path, left)?));
+            path.pop();
+        }
+        let weight = members.iter().map(|(key, _): &(Arc<str>, Json)| key.len() + 4).sum();
+        (Json::map(members), weight)
+    } else if let Some(array) = value.read_lock::<Array>() {
+        let mut items = Vec::with_capacity(array.len());
+        for (i, value) in array.iter().enumerate() {
+            path.push(format!("[{i}]"));
+            items.push(part(value, path, left)?);
+            path.pop();
+        }
+        let weight = items.len();
+        (Json::List(Arc::new(items)), weight)
+    } else if let Some(text) = value.read_lock::<ImmutableString>() {
+        (Json::text(&text), text.len())
+    } else {
+        let mut out = Vec::new();
+        write_scalar(value, &mut out, path)?;
+        let weight = out.len();
+        (Json::parse(out).unwrap_or(Json::Null), weight)
+    };
+    *left = left.checked_sub(weight).ok_or_else(|| {
+        ("size", format!("what the script returns is larger than {} bytes together", limits::PAYLOAD_BYTES))
+    })?;
+    Ok(json)
+}
+
 fn write_map(map: &Map, origin: Option<&Json>, out: &mut Vec<u8>, path: &mut Vec<String>) -> Result<(), Unfit> {
     let mut first = true;
     let mut member = |key: &str, value: &Dynamic, origin: Option<&Json>, path: &mut Vec<String>| {

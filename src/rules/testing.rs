@@ -1,18 +1,21 @@
-//! Rule tests: one event, what is expected of it, and what came. Reads no files: cases come in as parsed data.
+//! Rule tests: one event or message, what is expected of it, and what came. Reads no files: cases come in as parsed data.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use super::adapter::{Adapter, Message};
 use super::number;
-use super::program::{Outcome, Payload, Program, Trace};
-use crate::event::{Event, Json};
+use super::program::{Outcome, Payload, Program, RuleError, Trace};
+use crate::event::{Event, Incoming, Json, Kind};
 
 /// What a case expects. Every member that is there must hold.
 #[derive(Debug, Clone, Default)]
 pub struct Expect {
     /// The payload, exactly; an array for a fan-out. The order of keys does not count.
     pub payload: Option<Json>,
-    /// A part of the payload: members not named may be anything. An array for a fan-out.
+    /// The events that an adapter makes, exactly, in order.
+    pub events: Option<Json>,
+    /// A part of the payload: members not named may be anything. An array for a fan-out. Of an adapter a part of its events.
     pub contains: Option<Json>,
     /// Headers that each delivery carries, among others.
     pub headers: Vec<(String, String)>,
@@ -27,7 +30,7 @@ pub struct Expect {
 pub struct Verdict {
     /// Empty when the case holds; else what does not, each with a diff where there is one.
     pub faults: Vec<String>,
-    /// The payload that came (an array for a fan-out), to be written into the case; `None` when there is none.
+    /// The payload that came (an array for a fan-out), or the events, to be written into the case; `None` when there is none.
     pub payload: Option<Json>,
     /// What the script logged.
     pub log: Vec<String>,
@@ -42,6 +45,11 @@ impl Expect {
         for (key, value) in json.members() {
             match &*key {
                 "payload" => expect.payload = Some(value),
+                "events" => match value.kind() {
+                    Kind::Array => expect.events = Some(value),
+                    Kind::Object => expect.events = Some(Json::List(Arc::new(vec![value]))),
+                    kind => return Err(format!("expect.events is an array of events, not {kind}")),
+                },
                 "contains" => expect.contains = Some(value),
                 "skipped" => {
                     expect.skipped = value.as_bool().ok_or("expect.skipped is true or false")?;
@@ -55,16 +63,24 @@ impl Expect {
                 }
                 other => {
                     return Err(format!(
-                        "expect.{other} is unknown: it has payload, contains, headers, skipped and error"
+                        "expect.{other} is unknown: it has payload, events, contains, headers, skipped and error"
                     ));
                 }
             }
         }
         let outcomes = usize::from(expect.skipped)
             + usize::from(expect.error.is_some())
-            + usize::from(expect.payload.is_some() || expect.contains.is_some() || !expect.headers.is_empty());
+            + usize::from(
+                expect.payload.is_some()
+                    || expect.events.is_some()
+                    || expect.contains.is_some()
+                    || !expect.headers.is_empty(),
+            );
         match outcomes {
-            0 => Err("expect is empty: name payload, contains, headers, skipped: true, or error".into()),
+            0 => Err("expect is empty: name payload, events, contains, headers, skipped: true, or error".into()),
+            1 if expect.events.is_some() && (expect.payload.is_some() || !expect.headers.is_empty()) => {
+                Err("expect contradicts itself: an adapter has events, a rule has payload and headers".into())
+            }
             1 => Ok(expect),
             _ => Err("expect contradicts itself: skipped, error and a payload exclude each other".into()),
         }
@@ -83,15 +99,7 @@ impl Expect {
                 }
                 verdict.actual = Json::map(vec![(Arc::from("skipped"), Json::Bool(true))]);
             }
-            Outcome::Failed { error, .. } => {
-                let report = error.report();
-                verdict.actual = Json::map(vec![(Arc::from("error"), Json::text(&error.message))]);
-                match &self.error {
-                    Some(part) if report.contains(part.as_str()) => {}
-                    Some(part) => verdict.faults.push(format!("the error does not say `{part}`:\n{report}")),
-                    None => verdict.faults.push(format!("the rule failed:\n{report}")),
-                }
-            }
+            Outcome::Failed { error, .. } => self.failed(&error, &mut verdict),
             Outcome::Payloads(payloads) => {
                 let got = together(&payloads);
                 self.compare(&payloads, &got, &mut verdict.faults);
@@ -100,6 +108,89 @@ impl Expect {
             }
         }
         verdict
+    }
+
+    /// Whether it is about a rule only, or about an adapter only.
+    #[must_use]
+    pub fn is_of_adapter(&self) -> Option<bool> {
+        if self.events.is_some() {
+            return Some(true);
+        }
+        (self.payload.is_some() || !self.headers.is_empty()).then_some(false)
+    }
+
+    /// Gives the message to the adapter and compares. What comes out must be events, whatever is expected.
+    #[must_use]
+    pub fn check_adapter(&self, adapter: &Adapter, message: &Message) -> Verdict {
+        let mut trace = Trace::default();
+        let result = adapter.rehearse(message, &mut trace);
+        let mut verdict = Verdict { faults: Vec::new(), payload: None, log: trace.log, actual: Json::Null };
+        match result {
+            Err(error) => self.failed(&error, &mut verdict),
+            Ok(events) if events.is_empty() => {
+                if !self.skipped && self.events.as_ref().is_none_or(|want| !want.is_empty()) {
+                    verdict.faults.push("the message made no event".into());
+                }
+                verdict.actual = Json::map(vec![(Arc::from("skipped"), Json::Bool(true))]);
+            }
+            Ok(events) => {
+                for (i, event) in events.iter().enumerate() {
+                    for error in Incoming::read(event).err().into_iter().flatten() {
+                        let place =
+                            if error.pointer.is_empty() { String::new() } else { format!("{}: ", error.pointer) };
+                        verdict.faults.push(format!("event {i} is no event: {place}{}", error.reason));
+                    }
+                }
+                self.compare_events(events, &mut verdict);
+            }
+        }
+        verdict
+    }
+
+    fn compare_events(&self, events: Vec<Json>, verdict: &mut Verdict) {
+        let one = events.len() == 1;
+        let got = Json::List(Arc::new(events));
+        let faults = &mut verdict.faults;
+        if self.skipped {
+            faults.push("the message made events, it was not skipped".into());
+        }
+        if let Some(part) = &self.error {
+            faults.push(format!("the message made events; an error was expected that says `{part}`"));
+        }
+        let got_value = value(&got);
+        if let Some(want) = self.events.as_ref().map(value)
+            && want != got_value
+        {
+            faults.push(format!("the events differ (- expected, + got):\n{}", diff(&want, &got_value)));
+        }
+        // A single event may be written without its array.
+        let single = one && self.contains.as_ref().is_some_and(|want| want.kind() == Kind::Object);
+        let got_part = if single { got.at(0).unwrap_or(Json::Null) } else { got.clone() };
+        if let Some(want) = self.contains.as_ref().map(value) {
+            let mut missing = String::new();
+            contains(&want, &value(&got_part), if single { "event" } else { "events" }, &mut missing);
+            if !missing.is_empty() {
+                faults.push(format!("the events lack (- expected, + got):\n{}", missing.trim_end()));
+            }
+        }
+        let part = self.contains.as_ref().map(|want| overlap(want, &got_part)).filter(|part| !part.is_empty());
+        let mut members: Vec<(Arc<str>, Json)> = Vec::new();
+        if self.events.is_some() || part.is_none() {
+            members.push((Arc::from("events"), got.clone()));
+        }
+        members.extend(part.map(|part| (Arc::from("contains"), part)));
+        verdict.actual = Json::map(members);
+        verdict.payload = Some(got);
+    }
+
+    fn failed(&self, error: &RuleError, verdict: &mut Verdict) {
+        let report = error.report();
+        verdict.actual = Json::map(vec![(Arc::from("error"), Json::text(&error.message))]);
+        match &self.error {
+            Some(part) if report.contains(part.as_str()) => {}
+            Some(part) => verdict.faults.push(format!("the error does not say `{part}`:\n{report}")),
+            None => verdict.faults.push(format!("the rule failed:\n{report}")),
+        }
     }
 
     /// What came, told as this expectation tells it: its members, with the values that came.
@@ -172,7 +263,6 @@ fn together(payloads: &[Payload]) -> Json {
 
 /// The members of `got` that `want` names, at every depth of maps.
 fn overlap(want: &Json, got: &Json) -> Json {
-    use crate::event::Kind;
     if want.kind() != Kind::Object || got.kind() != Kind::Object {
         return got.clone();
     }
@@ -183,7 +273,6 @@ fn overlap(want: &Json, got: &Json) -> Json {
 /// For comparing and showing: maps without order, and numbers that no float holds by their digits.
 #[must_use]
 pub fn value(json: &Json) -> serde_json::Value {
-    use crate::event::Kind;
     match json.kind() {
         Kind::Object => json.members().map(|(k, v)| (k.to_string(), value(&v))).collect(),
         Kind::Array => json.items().map(|v| value(&v)).collect(),

@@ -22,8 +22,8 @@ type FnAny = dyn Fn(Option<NativeCallContext>, &mut [&mut Dynamic]) -> Fallible<
 #[derive(Clone)]
 pub(super) struct MapView {
     json: Json,
-    /// The event itself: nothing may be written into it.
-    frozen: bool,
+    /// What a script calls it, where it is the event or the message itself: nothing may be written into it.
+    frozen: Option<&'static str>,
 }
 
 /// An array of an event.
@@ -36,7 +36,12 @@ pub(super) struct ListView {
 
 /// The event itself, as a script gets it.
 pub(super) fn of_event(root: &Json) -> Dynamic {
-    Dynamic::from(MapView { json: root.clone(), frozen: true })
+    Dynamic::from(MapView { json: root.clone(), frozen: Some("event") })
+}
+
+/// A message, as an adapter gets it.
+pub(super) fn of_message(root: &Json) -> Dynamic {
+    Dynamic::from(MapView { json: root.clone(), frozen: Some("message") })
 }
 
 /// A JSON value as a script sees it: scalars by value, the others as views.
@@ -47,7 +52,7 @@ pub(super) fn to_dynamic(json: &Json) -> Dynamic {
         Kind::Number => json.as_number().map_or(Dynamic::UNIT, |digits| number::to_dynamic(&digits)),
         Kind::String => json.as_str().map_or(Dynamic::UNIT, |text| ImmutableString::from(&*text).into()),
         Kind::Array => Dynamic::from(ListView { json: json.clone(), places: Arc::default() }),
-        Kind::Object => Dynamic::from(MapView { json: json.clone(), frozen: false }),
+        Kind::Object => Dynamic::from(MapView { json: json.clone(), frozen: None }),
     }
 }
 
@@ -113,6 +118,20 @@ impl IntoIterator for ListView {
     }
 }
 
+/// A value's kind, for messages.
+pub(super) fn describe(value: &Dynamic) -> String {
+    let name = value.type_name();
+    match name {
+        "string" => "a string".into(),
+        "i64" | "f64" => "a number".into(),
+        "bool" => "a boolean".into(),
+        "array" => "an array".into(),
+        "()" => "()".into(),
+        _ if value.read_lock::<Array>().is_some() || json_of(value).is_some() => "an array".into(),
+        _ => format!("a value of type {name}"),
+    }
+}
+
 /// One level of a view as a Rhai map or array; everything else as it is. An error when it is larger than what scripts
 /// may make.
 pub(super) fn thaw(value: &Dynamic) -> Fallible<Dynamic> {
@@ -158,8 +177,11 @@ fn same_place(a: &Json, b: &Json) -> bool {
 }
 
 #[expect(clippy::unnecessary_box_returns, reason = "the error type of every function of Rhai")]
-fn read_only() -> Box<EvalAltResult> {
-    "event is read-only: change payload, or a copy of the part (`let m = event.metadata;`)".into()
+fn read_only(name: &str) -> Box<EvalAltResult> {
+    match name {
+        "message" => "message is read-only: change a copy of the part (`let body = message.body;`)".into(),
+        _ => "event is read-only: change payload, or a copy of the part (`let m = event.metadata;`)".into(),
+    }
 }
 
 /// Makes `target` writable in place, one level deep, for `function`.
@@ -167,9 +189,9 @@ fn make_writable(target: &mut Dynamic, function: &str) -> Fallible<()> {
     if target.is_read_only() {
         return Err(EvalAltResult::ErrorNonPureMethodCallOnConstant(function.to_owned(), Position::NONE).into());
     }
-    let frozen = target.read_lock::<MapView>().is_some_and(|map| map.frozen);
-    if frozen {
-        return Err(read_only());
+    let frozen = target.read_lock::<MapView>().and_then(|map| map.frozen);
+    if let Some(name) = frozen {
+        return Err(read_only(name));
     }
     *target = thaw(target)?;
     Ok(())

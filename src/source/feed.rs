@@ -9,8 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::problem::Item;
 use super::{Accepted, Items, Refusal, Sink, StreamId};
+use crate::clock::{Clock, Timestamp};
 use crate::event::{Incoming, Json, Kind};
 use crate::limits;
+use crate::rules::{Adapter, Direction, Message as Adaptable};
 use crate::telemetry::ingest::EventRejected;
 
 /// One source's way to the sink. Cloning shares it.
@@ -18,12 +20,29 @@ pub struct Feed<S> {
     name: Arc<str>,
     sink: Arc<S>,
     stop: CancellationToken,
+    clock: Clock,
 }
 
 impl<S> Clone for Feed<S> {
     fn clone(&self) -> Self {
-        Self { name: Arc::clone(&self.name), sink: Arc::clone(&self.sink), stop: self.stop.clone() }
+        let (name, sink) = (Arc::clone(&self.name), Arc::clone(&self.sink));
+        Self { name, sink, stop: self.stop.clone(), clock: self.clock.clone() }
     }
+}
+
+/// A message as it was read.
+#[derive(Debug, Clone)]
+pub struct Raw {
+    /// Its bytes.
+    pub body: Bytes,
+    /// Path and query of the request it came in; empty where there is none.
+    pub path: String,
+    /// Headers of that request or answer.
+    pub headers: Vec<(String, String)>,
+    /// Which way it went.
+    pub direction: Direction,
+    /// When it was read.
+    pub arrived: Timestamp,
 }
 
 /// Where a message stands in what its source reads.
@@ -103,7 +122,14 @@ impl<S: Sink> Feed<S> {
     /// For the source called `name`; `stop` ends every wait.
     #[must_use]
     pub fn new(name: Arc<str>, sink: Arc<S>, stop: CancellationToken) -> Self {
-        Self { name, sink, stop }
+        Self { name, sink, stop, clock: Clock::System }
+    }
+
+    /// With another clock.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
     }
 
     /// The source's name.
@@ -130,21 +156,59 @@ impl<S: Sink> Feed<S> {
         usize::try_from(self.sink.settings(&self.name).body_bytes).unwrap_or(usize::MAX)
     }
 
-    /// The events of a message that is JSON: one, or an array of them. The only place where a message becomes events. The
-    /// error tells what is wrong; nothing is counted or logged yet.
-    pub fn read(&self, message: Bytes) -> Result<Vec<Incoming>, Wrong> {
-        read(message)
+    /// One message: what the adapter makes of it or, without one, an event or an array of them. All of it is stored
+    /// together, or nothing is.
+    pub async fn message(
+        &self,
+        message: Raw,
+        adapter: Option<&Adapter>,
+        place: Place,
+        patience: Patience,
+    ) -> Result<Accepted, Unfit> {
+        let items = self.read(message, adapter).await?;
+        self.items(items, place, patience).await
     }
 
-    /// A message that is JSON: one event, or an array of them, stored together or not at all.
-    pub async fn json(&self, message: Bytes, place: Place, patience: Patience) -> Result<Accepted, Unfit> {
-        match self.read(message) {
-            Ok(items) => self.items(items, place, patience).await,
-            Err(wrong) => {
-                self.reject(wrong.reason, &wrong.detail);
-                Err(Unfit::Bad(wrong.detail))
+    /// What one message stands for, checked and not yet handed on. What is wrong is counted and logged.
+    pub async fn read(&self, message: Raw, adapter: Option<&Adapter>) -> Result<Vec<Incoming>, Unfit> {
+        self.understand(message, adapter).await.map_err(|wrong| {
+            self.reject(wrong.reason, &wrong.detail);
+            Unfit::Bad(wrong.detail)
+        })
+    }
+
+    /// What a line stands for: nothing came with it, and its source's adapter counts. What is wrong is the caller's to tell.
+    pub async fn line(&self, body: Bytes) -> Result<Vec<Incoming>, Wrong> {
+        let adapter = self.sink.settings(&self.name).adapter;
+        let (path, headers, arrived) = (String::new(), Vec::new(), self.clock.now());
+        self.understand(Raw { body, path, headers, direction: Direction::Request, arrived }, adapter.as_ref()).await
+    }
+
+    /// The only place where a message becomes events.
+    async fn understand(&self, message: Raw, adapter: Option<&Adapter>) -> Result<Vec<Incoming>, Wrong> {
+        let events = match adapter {
+            None => events_of(message.body)?,
+            Some(adapter) => {
+                let message = Adaptable {
+                    body: Adaptable::body_of(&message.body),
+                    path: message.path,
+                    headers: message.headers,
+                    direction: message.direction,
+                    arrived: message.arrived,
+                };
+                self.sink.adapt(adapter, message).await.map_err(|error| {
+                    let detail = format!("the adapter failed: {error}");
+                    Wrong { reason: "invalid", detail, errors: Vec::new() }
+                })?
             }
-        }
+        };
+        events.iter().enumerate().map(|(index, event)| item_of(index, event)).collect()
+    }
+
+    /// The clock by which messages arrive.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Items that are read already; with none of them the place alone is stored.
@@ -269,25 +333,26 @@ pub struct Wrong {
     pub(super) errors: Vec<Item>,
 }
 
-/// The items of a JSON text.
-fn read(message: Bytes) -> Result<Vec<Incoming>, Wrong> {
+/// The events of a JSON text.
+fn events_of(message: Bytes) -> Result<Vec<Json>, Wrong> {
     let root = Json::parse(message).map_err(|e| Wrong {
         reason: "malformed",
         detail: format!("this is not JSON: {e}"),
         errors: vec![Item { index: 0, pointer: String::new(), reason: e.to_string() }],
     })?;
     if root.kind() != Kind::Array {
-        return Ok(vec![one(0, &root)?]);
+        return Ok(vec![root]);
     }
     if root.len() > limits::EVENTS_PER_REQUEST {
         let detail = format!("more than {} events in one message", limits::EVENTS_PER_REQUEST);
         return Err(Wrong { reason: "too_large", detail, errors: Vec::new() });
     }
-    root.items().enumerate().map(|(index, item)| one(index, &item)).collect()
+    Ok(root.items().collect())
 }
 
-fn one(index: usize, item: &Json) -> Result<Incoming, Wrong> {
-    Incoming::read(item).map_err(|errors| {
+/// Recognises and checks one.
+fn item_of(index: usize, event: &Json) -> Result<Incoming, Wrong> {
+    Incoming::read(event).map_err(|errors| {
         let first = errors.first();
         let detail = first.map_or_else(String::new, |e| format!("this is no event: {:?} {}", e.pointer, e.reason));
         let errors = errors.into_iter().map(|e| Item { index, pointer: e.pointer, reason: e.reason }).collect();

@@ -197,7 +197,7 @@ impl<S: Sink> FileSource<S> {
         loop {
             let most = self.feed.most();
             while let Some(piece) = file.splitter.next(most) {
-                self.take(file, &piece, &mut batch);
+                self.take(file, &piece, &mut batch).await;
                 if batch.is_full() {
                     self.store(&mut batch).await?;
                 }
@@ -226,11 +226,11 @@ impl<S: Sink> FileSource<S> {
         self.read(&mut file).await?;
         let Some(piece) = file.splitter.end() else { return Ok(()) };
         let mut batch = Batch::default();
-        self.take(&mut file, &piece, &mut batch);
+        self.take(&mut file, &piece, &mut batch).await;
         self.store(&mut batch).await
     }
 
-    fn take(&self, file: &mut Followed, piece: &Piece, batch: &mut Batch) {
+    async fn take(&self, file: &mut Followed, piece: &Piece, batch: &mut Batch) {
         let begin = file.at();
         file.advance(piece.bytes());
         let items = match piece {
@@ -248,7 +248,7 @@ impl<S: Sink> FileSource<S> {
                 if text.is_empty() {
                     return;
                 }
-                self.feed.read(text).unwrap_or_else(|wrong| {
+                self.feed.line(text).await.unwrap_or_else(|wrong| {
                     let detail = format!("{}; at byte {begin} of {}", wrong.detail, file.path().display());
                     self.feed.reject(wrong.reason, &detail);
                     Vec::new()

@@ -16,7 +16,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::event::Incoming;
+use crate::event::{Incoming, Json};
+use crate::rules::{Adapter, Message, RuleError};
 use crate::secret::Secret;
 
 /// Checked items of one request, accepted together or not at all.
@@ -152,6 +153,8 @@ pub struct SourceSettings {
     pub token: Option<Secret>,
     /// Namespace of its events.
     pub namespace: Arc<str>,
+    /// Makes events of its messages.
+    pub adapter: Option<Adapter>,
 }
 
 /// Where items go.
@@ -161,6 +164,9 @@ pub trait Sink: Send + Sync + 'static {
 
     /// Settings of the source called `source`.
     fn settings(&self, source: &str) -> SourceSettings;
+
+    /// What an adapter makes of a message, away from the threads that serve connections where it takes long.
+    fn adapt(&self, adapter: &Adapter, message: Message) -> impl Future<Output = Result<Vec<Json>, RuleError>> + Send;
 
     /// A number for a stream that begins.
     fn open_stream(&self) -> StreamId;

@@ -4,12 +4,15 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use super::{Accepted, Items, Refusal, Sink, SourceSettings, StreamEnd, StreamId};
+use crate::event::Json;
+use crate::rules::{Adapter, Message, RuleError};
 use crate::secret::Secret;
 
 /// Keeps, refuses and counts.
 #[derive(Default)]
 pub(super) struct Probe {
     pub token: Option<Secret>,
+    pub adapter: Option<Adapter>,
     /// 1000 unless given.
     pub body_bytes: Option<u64>,
     /// What everything is refused with.
@@ -60,6 +63,10 @@ impl Sink for Probe {
         Ok(Accepted { accepted, duplicates: 0, ids })
     }
 
+    async fn adapt(&self, adapter: &Adapter, message: Message) -> Result<Vec<Json>, RuleError> {
+        adapter.adapt(&message)
+    }
+
     fn open_stream(&self) -> StreamId {
         let mut streams = self.streams.lock().unwrap();
         *streams += 1;
@@ -75,6 +82,11 @@ impl Sink for Probe {
     }
 
     fn settings(&self, _: &str) -> SourceSettings {
-        SourceSettings { body_bytes: self.body_bytes.unwrap_or(1000), token: self.token.clone(), namespace: "".into() }
+        SourceSettings {
+            body_bytes: self.body_bytes.unwrap_or(1000),
+            token: self.token.clone(),
+            namespace: "".into(),
+            adapter: self.adapter.clone(),
+        }
     }
 }

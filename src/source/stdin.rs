@@ -27,7 +27,7 @@ pub async fn run<S: Sink>(feed: Feed<S>, input: impl Read + Send + 'static, stop
     let mut batch = Batch::default();
     let ended = loop {
         while let Some(piece) = splitter.next(feed.most()) {
-            take(&feed, &piece, &place, &mut batch);
+            take(&feed, &piece, &place, &mut batch).await;
             if batch.is_full() {
                 store(&feed, &mut batch).await;
             }
@@ -46,7 +46,7 @@ pub async fn run<S: Sink>(feed: Feed<S>, input: impl Read + Send + 'static, stop
         }
     };
     if let Some(piece) = splitter.end() {
-        take(&feed, &piece, &place, &mut batch);
+        take(&feed, &piece, &place, &mut batch).await;
         store(&feed, &mut batch).await;
     }
     if ended {
@@ -78,7 +78,7 @@ fn chunks(mut input: impl Read + Send + 'static, stop: CancellationToken) -> mps
     receiver
 }
 
-fn take<S: Sink>(feed: &Feed<S>, piece: &Piece, place: &Place, batch: &mut Batch) {
+async fn take<S: Sink>(feed: &Feed<S>, piece: &Piece, place: &Place, batch: &mut Batch) {
     match piece {
         Piece::Long { first: true, .. } => too_long(feed),
         Piece::Long { .. } => {}
@@ -87,7 +87,7 @@ fn take<S: Sink>(feed: &Feed<S>, piece: &Piece, place: &Place, batch: &mut Batch
             if text.is_empty() {
                 return;
             }
-            match feed.read(text) {
+            match feed.line(text).await {
                 Ok(items) => batch.push(Message { items, place: place.clone() }, line.len()),
                 Err(wrong) => feed.reject(wrong.reason, &wrong.detail),
             }

@@ -158,7 +158,7 @@ impl<S: Sink> UnixSource<S> {
     }
 
     async fn accept(&self, text: Bytes, stream: StreamId) -> Result<Accepted, Problem> {
-        let items = self.feed.read(text).map_err(|wrong| {
+        let items = self.feed.line(text).await.map_err(|wrong| {
             let (status, title) = match wrong.reason {
                 "malformed" => (StatusCode::BAD_REQUEST, "not JSON"),
                 "too_large" => (StatusCode::PAYLOAD_TOO_LARGE, "too many events"),

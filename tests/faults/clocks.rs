@@ -76,7 +76,7 @@ async fn clock_jumps_both_ways() {
     })
     .await;
     end(app, &sidehook).await;
-    record_clean(21, "clock jumps back and forth by an hour to 80 days", JUMPS, &tally);
+    record_clean(22, "clock jumps back and forth by an hour to 80 days", JUMPS, &tally);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -129,5 +129,5 @@ async fn a_destination_is_dead_for_days_while_others_flow() {
         lost: early.lost + late.lost,
         duplicated: early.duplicated + late.duplicated,
     };
-    record_clean(22, "a destination dead for 5 simulated days while another flows", STEPS, &both);
+    record_clean(23, "a destination dead for 5 simulated days while another flows", STEPS, &both);
 }

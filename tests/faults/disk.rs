@@ -8,7 +8,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{PATIENT, Sent, record_clean, sender, settled, verified};
+use super::{PATIENT, Sent, record, record_clean, sender, settled, verified};
 use crate::support::random::Random;
 use crate::support::{Receiver, Sidehook, eventually};
 
@@ -131,6 +131,119 @@ async fn writes_are_cut_short() {
     record_clean(11, "writes cut short at any byte, then failing (RLIMIT_FSIZE)", ROUNDS, &tally);
 }
 
+/// Takes all the space that is left of a file system.
+fn fill(ballast: &str) {
+    let file = std::fs::File::create(ballast).unwrap();
+    let block = vec![0; 64 * 1024];
+    let mut at = 0;
+    while file.write_all_at(&block, at).is_ok() {
+        at += block.len() as u64;
+    }
+}
+
+/// A file system of its own, which only those see who enter it; it outlives each of them.
+struct Volume(std::process::Child);
+
+impl Volume {
+    fn at(dir: &std::path::Path) -> Self {
+        std::fs::create_dir(dir).unwrap();
+        let mount = "mount -t tmpfs -o size=32m,mode=700 none \"$0\" && touch \"$0/mounted\" && exec sleep 600";
+        let namespace = if rustix::process::getuid().is_root() { "-m" } else { "-rm" };
+        let held = std::process::Command::new("unshare")
+            .args([namespace, "sh", "-c", mount, dir.to_str().unwrap()])
+            .spawn()
+            .expect("unshare, of util-linux");
+        Self(held)
+    }
+
+    /// Words that run a command inside.
+    fn enter(&self) -> Vec<String> {
+        let pid = self.0.id().to_string();
+        let mut words: Vec<String> = ["nsenter", "-t", &pid, "-m"].map(str::to_owned).to_vec();
+        if !rustix::process::getuid().is_root() {
+            words.extend(["-U".to_owned(), "--preserve-credentials".to_owned()]);
+        }
+        words
+    }
+
+    /// The path by which those outside see a path inside.
+    fn seen(&self, path: &std::path::Path) -> String {
+        format!("/proc/{}/root{}", self.0.id(), path.display())
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn killed_while_the_disk_is_full_and_started_onto_it() {
+    const ROUNDS: u64 = 12;
+    let receiver = Receiver::start().await;
+    let mut sidehook = Sidehook::builder().webhook("x", &receiver.webhook("/x", PATIENT)).prepare();
+    let data = sidehook.config.join("data");
+    let volume = Volume::at(&data);
+    let mounted = volume.seen(&data.join("mounted"));
+    eventually("the volume", async || {
+        if std::path::Path::new(&mounted).exists() { Ok(()) } else { Err("not mounted".to_owned()) }
+    })
+    .await;
+    let words = volume.enter();
+    sidehook.wrap(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    sidehook.start().await;
+    let ballast = volume.seen(&data.join("ballast"));
+    let sent = Arc::new(Sent::default());
+    let (mut refused_starts, mut rounds) = (0, 0);
+    while rounds < ROUNDS {
+        let stop = CancellationToken::new();
+        let mut senders = JoinSet::new();
+        for _ in 0..3 {
+            senders.spawn(sender(sidehook.ingest.clone(), Arc::clone(&sent), stop.clone()));
+        }
+        let load = Load { sent: Arc::clone(&sent), stop, senders };
+        load.acknowledged().await;
+        fill(&ballast);
+        load.refused().await;
+        sidehook.kill().await;
+        drop(load.end().await);
+        // Onto the full disk: either it serves, refusing events, or it says why it does not.
+        let heard = sidehook.log().len();
+        sidehook.spawn();
+        eventually("a start or its refusal", async || {
+            let said = sidehook.log().split_off(heard).iter().any(|line| line.contains("sidehook is ready"));
+            if said || !sidehook.runs() { Ok(()) } else { Err("neither".to_owned()) }
+        })
+        .await;
+        if sidehook.runs() {
+            sidehook.kill().await;
+        } else {
+            assert_eq!(sidehook.ended().await.code(), Some(1));
+            let log = sidehook.log().split_off(heard).join("\n");
+            assert!(log.contains("outbox.db") && log.contains("free space on its volume"), "{log}");
+            refused_starts += 1;
+        }
+        std::fs::remove_file(&ballast).unwrap();
+        sidehook.start().await;
+        rounds += 1;
+    }
+    let tally = settled(&sidehook, "x", &receiver, "/x", &sent).await;
+    sidehook.stop().await;
+    let copy = sidehook.path("copy");
+    std::fs::create_dir(&copy).unwrap();
+    for file in std::fs::read_dir(volume.seen(&data)).unwrap() {
+        let file = file.unwrap().path();
+        std::fs::copy(&file, copy.join(file.file_name().unwrap())).unwrap();
+    }
+    crate::support::cli(&["outbox", "verify", copy.to_str().unwrap()]).await.expect(0);
+    assert_eq!(tally.lost, 0);
+    println!("{refused_starts} of {rounds} starts onto the full disk were refused");
+    record(13, "SIGKILL while the disk is full, then a start onto the full disk", rounds, &tally);
+}
+
 #[tokio::test]
 async fn the_disk_is_full() {
     const ROUNDS: u64 = 12;
@@ -147,12 +260,7 @@ async fn the_disk_is_full() {
     let load = Load::on(&sidehook);
     for _ in 0..ROUNDS {
         load.acknowledged().await;
-        let ballast = std::fs::File::create(&inside).unwrap();
-        let block = vec![0; 64 * 1024];
-        let mut at = 0;
-        while ballast.write_all_at(&block, at).is_ok() {
-            at += block.len() as u64;
-        }
+        fill(&inside);
         load.refused().await;
         // It stays full for a while: what comes back from destinations cannot be recorded either.
         tokio::time::sleep(Duration::from_millis(300)).await;

@@ -172,7 +172,7 @@ async fn a_million_pending_deliveries_cost_no_memory_and_drain() {
     let lost = number("created") - number("pending") - ids.len();
     let tally = Tally { acknowledged: number("created"), lost, duplicated };
     note(
-        23,
+        24,
         &format!(
             "{pending} pending: start to ready {:.2} s, after a SIGKILL {:.2} s; resident {empty:.0} MB empty, {at_ready:.0} MB at ready, {most:.0} MB at most; \
              drains {drained:.0}/s, fresh {fresh:.0}/s, ratio {:.2}",
@@ -182,5 +182,5 @@ async fn a_million_pending_deliveries_cost_no_memory_and_drain() {
         ),
     );
     assert!(most - empty < GROWTH_MB, "{empty} MB with an empty outbox, {most} MB with {pending} pending");
-    record_clean(23, "a million deliveries wait, then the destination is back", 1, &tally);
+    record_clean(24, "a million deliveries wait, then the destination is back", 1, &tally);
 }

@@ -20,11 +20,11 @@ async fn send(sidehook: &Sidehook, sent: &Sent, count: u64) {
 async fn answers_that_have_no_end_or_do_not_come() {
     let endless = |status| Reply::status(status).body(Body::Endless);
     for (place, name, bad) in [
-        (13, "receiver accepts and never answers", Reply::status(200).body(Body::Hang)),
-        (14, "receiver drips a byte a second", Reply::status(200).body(Body::Trickle)),
-        (15, "receiver sends a 503 with an endless body", endless(503)),
-        (16, "receiver sends a 200 with an endless body", endless(200)),
-        (17, "receiver resets the connection", Reply::status(200).body(Body::Reset)),
+        (14, "receiver accepts and never answers", Reply::status(200).body(Body::Hang)),
+        (15, "receiver drips a byte a second", Reply::status(200).body(Body::Trickle)),
+        (16, "receiver sends a 503 with an endless body", endless(503)),
+        (17, "receiver sends a 200 with an endless body", endless(200)),
+        (18, "receiver resets the connection", Reply::status(200).body(Body::Reset)),
     ] {
         let receiver = Receiver::start().await;
         // The first two attempts for each event; of two requests one is for another event than its neighbour's.
@@ -58,8 +58,8 @@ async fn failed_with(sidehook: &Sidehook, status: &str) {
 async fn certificates_that_are_not_good() {
     let names = vec!["another.example".to_owned()];
     for (place, name, shown) in [
-        (18, "receiver shows a certificate for another name", Some(Shown { names, expired: false })),
-        (19, "receiver shows an expired certificate", None),
+        (19, "receiver shows a certificate for another name", Some(Shown { names, expired: false })),
+        (20, "receiver shows an expired certificate", None),
     ] {
         let mut receiver = Receiver::start().await;
         let good = Shown::good(receiver.address.ip());
@@ -128,5 +128,5 @@ async fn an_address_changes() {
     verified(&mut sidehook).await;
     // An answer that was on its way when its connection was torn never came: it is asked for again.
     assert_eq!(tally.lost, 0);
-    super::record(20, "receiver moves to another address", MOVES, &tally);
+    super::record(21, "receiver moves to another address", MOVES, &tally);
 }

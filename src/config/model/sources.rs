@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 
 use super::Listen;
+use crate::rules::Adapter;
 use crate::secret::Secret;
 
 /// One source.
@@ -15,6 +16,8 @@ pub struct Source {
     pub kind: SourceKind,
     /// Namespace of its events.
     pub namespace: Arc<str>,
+    /// `adapter`: makes events of its messages; none where they are events already.
+    pub adapter: Option<Adapter>,
     /// `infer_failure`: whether an end that nobody reports is inferred.
     pub infer_failure: bool,
 }
@@ -85,7 +88,7 @@ pub enum Overflow {
 }
 
 /// What a proxy reads along of exchanges.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Tap {
     /// Path of the exchange, may hold `*` (one segment) and `**`.
     pub path: String,
@@ -95,6 +98,8 @@ pub struct Tap {
     pub read: Read,
     /// What it is made of.
     pub format: TapFormat,
+    /// `adapter`, its own or its source's.
+    pub adapter: Option<Adapter>,
     /// `on_overflow`
     pub on_overflow: Overflow,
 }

@@ -14,7 +14,7 @@ macro_rules! source {
                 required("type", Kind::Choice(&SOURCE_TYPES), "What kind of source it is."),
                 key("namespace", Kind::Text, "\"\"", "Keeps ids of several assistants apart."),
                 key("infer_failure", Kind::Bool, "true", "Whether an end that nobody reports is inferred."),
-                later("adapter", Kind::Path, "A rule that makes events of messages."),
+                key("adapter", Kind::Path, "", "A script that makes events of messages."),
                 later("verify", Kind::Any, "How inbound signatures are checked."),
                 $($own),*
             ],
@@ -88,7 +88,7 @@ pub static TAP: Block = Block {
         key("method", Kind::Text, "", "Only of this method."),
         key("read", Kind::Choice(&["request", "response", "both"]), "\"both\"", "Which side is read."),
         required("format", Kind::Choice(&TAP_FORMATS), "What it is made of."),
-        later("adapter", Kind::Path, "A rule that makes events of messages."),
+        key("adapter", Kind::Path, "", "A script that makes events of messages; its source's where it has none."),
         OVERFLOW,
     ],
 };

@@ -1,7 +1,7 @@
 //! The functions that sidehook gives to scripts beside Rhai's own. Each is bounded by the limits of the call, none
 //! does I/O, and [`docs`] describes every one.
 
-mod crypto;
+pub(super) mod crypto;
 pub mod docs;
 mod json;
 pub(super) mod log;

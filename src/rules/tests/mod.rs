@@ -1,5 +1,6 @@
 //! What scripts may do and see, from load to payload.
 
+mod adapter;
 mod constants;
 mod docs;
 mod fuzz;

@@ -125,8 +125,15 @@ fn a_failing_case_shows_the_difference() {
         assert_eq!(faults.is_empty(), holds, "{faults:?}");
     }
     for (expect, want) in [
-        ("{}", "expect is empty: name payload, contains, headers, skipped: true, or error"),
-        (r#"{"skiped":true}"#, "expect.skiped is unknown: it has payload, contains, headers, skipped and error"),
+        ("{}", "expect is empty: name payload, events, contains, headers, skipped: true, or error"),
+        (
+            r#"{"skiped":true}"#,
+            "expect.skiped is unknown: it has payload, events, contains, headers, skipped and error",
+        ),
+        (
+            r#"{"payload":{},"events":[]}"#,
+            "expect contradicts itself: an adapter has events, a rule has payload and headers",
+        ),
         (
             r#"{"skipped":true,"error":"x"}"#,
             "expect contradicts itself: skipped, error and a payload exclude each other",

@@ -102,7 +102,7 @@ impl<S: Sink, W: AsyncWrite + Unpin> Output<S, W> {
                 return self.pass_on(&part).await;
             }
         };
-        match seen(&self.feed, &line) {
+        match seen(&self.feed, &line).await {
             Seen::Events(items) => self.enqueue(items, line.len()).await,
             Seen::Bad(reason, detail) => {
                 self.feed.reject(reason, &format!("{detail}; the line is passed on"));
@@ -156,37 +156,40 @@ impl<S: Sink, W: AsyncWrite + Unpin> Output<S, W> {
     }
 }
 
-/// What a line is. A JSON log line may well have a `type`; only a dotted one makes it an event.
-pub(super) fn seen<S: Sink>(feed: &Feed<S>, line: &Bytes) -> Seen {
+/// What a line is. An adapter is asked about every one, and makes nothing of those that are none of its. Without one, JSON log
+/// lines may well have a `type`; only a dotted one makes an event.
+pub(super) async fn seen<S: Sink>(feed: &Feed<S>, line: &Bytes) -> Seen {
     let text = lines::text(line);
-    if !text.starts_with(b"{") && !text.starts_with(b"[") {
-        return Seen::Other;
-    }
-    let Ok(json) = Json::parse(text.clone()) else {
-        let head = &text[..text.len().min(LOOKED_AT)];
-        let meant =
-            ["\"type\"", "\"specversion\""].iter().any(|key| memchr::memmem::find(head, key.as_bytes()).is_some());
-        return match feed.read(text) {
-            Err(wrong) if meant => Seen::Bad(wrong.reason, wrong.detail),
-            _ => Seen::Other,
-        };
-    };
-    let meant = match json.kind() {
-        Kind::Array => !json.is_empty() && json.items().all(|item| is_meant(&item)),
-        _ => is_meant(&json),
-    };
+    let adapted = feed.sink().settings(feed.name()).adapter.is_some();
+    let meant = if adapted { !text.is_empty() } else { is_meant(&text) };
     if !meant {
         return Seen::Other;
     }
-    match feed.read(text) {
+    match feed.line(text).await {
         Ok(items) if items.is_empty() => Seen::Other,
         Ok(items) => Seen::Events(items),
         Err(wrong) => Seen::Bad(wrong.reason, wrong.detail),
     }
 }
 
+/// Whether a line was meant to be an event, or several.
+fn is_meant(text: &Bytes) -> bool {
+    if !text.starts_with(b"{") && !text.starts_with(b"[{") {
+        return false;
+    }
+    let Ok(json) = Json::parse(text.clone()) else {
+        // Torn, or cut off by what another thread wrote.
+        let head = &text[..text.len().min(LOOKED_AT)];
+        return ["\"type\"", "\"specversion\""].iter().any(|key| memchr::memmem::find(head, key.as_bytes()).is_some());
+    };
+    match json.kind() {
+        Kind::Array => json.items().all(|item| looks_like_an_event(&item)),
+        _ => looks_like_an_event(&json),
+    }
+}
+
 /// Whether it looks like an event: a dotted type, a `CloudEvent`, the body of a Rapida webhook.
-fn is_meant(json: &Json) -> bool {
+fn looks_like_an_event(json: &Json) -> bool {
     let text = |key: &str| json.get(key).and_then(|value| value.as_str().map(|text| text.into_owned()));
     let dotted = |key: &str| text(key).is_some_and(|text| text.contains('.'));
     dotted("type") || json.get("specversion").is_some() || (dotted("event") && json.get("data").is_some())

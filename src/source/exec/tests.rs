@@ -108,8 +108,8 @@ async fn what_cannot_be_started_says_why() {
     assert!(told.contains("the interpreter that its first line names is not"), "{told}");
 }
 
-#[test]
-fn what_a_line_is() {
+#[tokio::test]
+async fn what_a_line_is() {
     let (feed, _) = feed(Probe::default());
     for (line, expected) in [
         (r#"{"type":"conversation.begin","conversation":{"id":"c"}}"#, "events"),
@@ -127,7 +127,7 @@ fn what_a_line_is() {
         ("plain", "other"),
         ("", "other"),
     ] {
-        let got = match seen(&feed, &Bytes::copy_from_slice(line.as_bytes())) {
+        let got = match seen(&feed, &Bytes::copy_from_slice(line.as_bytes())).await {
             Seen::Events(_) => "events",
             Seen::Bad(..) => "bad",
             Seen::Other => "other",
