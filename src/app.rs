@@ -125,8 +125,9 @@ impl App {
         let listening = Arc::new(OnceLock::new());
         let ingest = Ingest::new(outbox.clone(), generations.clone(), clock.clone(), entropy.clone(), intake.clone());
         let ingest = Arc::new(ingest.with_troubles(troubles.clone()));
-        let dispatcher = Dispatcher::new(outbox.clone(), generations.clone(), clock.clone(), entropy, shutdown.clone())
-            .with_troubles(troubles);
+        let dispatcher =
+            Dispatcher::new(outbox.clone(), generations.clone(), clock.clone(), entropy.clone(), shutdown.clone())
+                .with_troubles(troubles);
         let wake = dispatcher.handle();
         let admin = Admin::new(Parts {
             outbox: outbox.clone(),
@@ -156,7 +157,7 @@ impl App {
         for (name, listen) in &sources {
             tracing::info!(source = %name, %listen, "takes events");
         }
-        let running = opened.start(&ingest, &generations, &intake, &clock)?;
+        let running = opened.start(&ingest, &generations, &intake, &clock, &entropy)?;
         tracing::info!(admin = %admin, webhooks = generations.borrow().webhooks.len(), "sidehook is ready");
         Ok(Self {
             sources,

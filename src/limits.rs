@@ -269,3 +269,13 @@ pub const LAST_ANSWER: Duration = Duration::from_secs(1);
 pub const FILE_POLL: Duration = Duration::from_secs(1);
 /// How long a file that was rotated away is still read, once its successor has something in it.
 pub const FILE_LINGER: Duration = Duration::from_millis(500);
+/// Longest id of a server-sent event that is kept.
+pub const EVENT_ID_BYTES: usize = 4 * 1024;
+/// How long an event stream is left alone before it is opened again, until it says otherwise.
+pub const SSE_RETRY: Duration = Duration::from_secs(3);
+/// Shortest and longest pause before an event stream is opened again, whatever it says, before they are spread.
+pub const SSE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
+/// An event stream that is not open again after so long has ended.
+pub const SSE_RESUME: Duration = Duration::from_secs(30);
+/// An event stream on which nothing comes for so long, no comment either, is opened anew.
+pub const SSE_SILENCE: Duration = Duration::from_secs(5 * 60);

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use http::{HeaderName, HeaderValue};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{StartError, at};
-use crate::clock::Clock;
+use crate::clock::{Clock, Entropy};
 use crate::config::Generation;
 use crate::config::model::{Exec, Listen, Source, SourceKind};
 use crate::ingest::Ingest;
@@ -19,6 +20,7 @@ use crate::net::{self, ServeOptions};
 use crate::source::exec::{self, ExecSource};
 use crate::source::feed::Feed;
 use crate::source::http::HttpSource;
+use crate::source::sse::SseSource;
 use crate::source::unix::UnixSource;
 use crate::source::{file, stdin};
 
@@ -32,6 +34,7 @@ enum Kind {
     Unix(net::Listener),
     Stdin,
     File(PathBuf),
+    Sse(url::Url, Vec<(HeaderName, HeaderValue)>),
     Exec(Exec),
 }
 
@@ -63,10 +66,9 @@ pub(super) async fn open(configured: &BTreeMap<String, Source>) -> Result<Opened
                 file::check(path).map_err(|source| StartError::File { name, source })?;
                 Kind::File(path.clone())
             }
+            SourceKind::Sse { url, headers } => Kind::Sse(url.clone(), headers.clone()),
             SourceKind::Exec(exec) => Kind::Exec(exec.clone()),
-            SourceKind::Proxy { .. } | SourceKind::Sse { .. } => {
-                continue;
-            }
+            SourceKind::Proxy { .. } => continue,
         };
         sources.push((Arc::from(name.as_str()), kind));
     }
@@ -78,7 +80,7 @@ impl Opened {
     pub(super) fn listening(&self) -> Vec<(String, Listen)> {
         let listener = |kind: &Kind| match kind {
             Kind::Http(listener) | Kind::Unix(listener) => Some(listener.local().clone()),
-            Kind::Stdin | Kind::File(_) | Kind::Exec(_) => None,
+            Kind::Stdin | Kind::File(_) | Kind::Sse(..) | Kind::Exec(_) => None,
         };
         self.sources.iter().filter_map(|(name, kind)| Some((name.to_string(), listener(kind)?))).collect()
     }
@@ -87,9 +89,10 @@ impl Opened {
     pub(super) fn start(
         self,
         ingest: &Arc<Ingest>,
-        _generations: &watch::Receiver<Arc<Generation>>,
+        generations: &watch::Receiver<Arc<Generation>>,
         intake: &CancellationToken,
         clock: &Clock,
+        entropy: &Entropy,
     ) -> Result<Running, StartError> {
         let reading = CancellationToken::new();
         let exhausted = CancellationToken::new();
@@ -119,6 +122,12 @@ impl Opened {
                     }));
                 }
                 Kind::File(path) => tasks.push(file::spawn(brief(), path)),
+                Kind::Sse(url, headers) => {
+                    let generations = generations.clone();
+                    let egress = Arc::new(move || generations.borrow().settings.egress.clone());
+                    let source = SseSource::new(brief(), url, headers, egress, entropy.clone());
+                    tasks.push(tokio::spawn(source.run()));
+                }
                 Kind::Exec(exec) => programs.push((lasting(), exec)),
             }
         }

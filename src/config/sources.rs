@@ -16,7 +16,7 @@ use crate::limits;
 use crate::secret::Secret;
 
 /// Types that this version has.
-const AVAILABLE: [&str; 5] = ["http", "stdin", "unix", "file", "exec"];
+const AVAILABLE: [&str; 6] = ["http", "stdin", "unix", "file", "exec", "sse"];
 
 fn default_source() -> Source {
     let listen = Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 7070)));
@@ -117,6 +117,32 @@ pub fn adapters(d: &mut Decoder<'_>, root: &Fields<'_>, library: &Library, sourc
         for (tap, node) in taps.iter_mut().zip(items) {
             tap.adapter = adapter(d, node).or_else(|| source.adapter.clone());
         }
+    }
+}
+
+/// Streams are read over TLS, unless they come from this machine or `egress.allow_http` says otherwise.
+pub fn encrypted(d: &mut Decoder<'_>, root: &Fields<'_>, allow_http: bool, sources: &BTreeMap<String, Source>) {
+    let entries = root.get("sources").map(|node| &node.value);
+    let Some(super::yaml::Value::Map(entries)) = entries else { return };
+    for (key, node) in entries {
+        let Some(SourceKind::Sse { url, .. }) = sources.get(&key.text).map(|source| &source.kind) else { continue };
+        if url.scheme() == "http" && !allow_http && !is_loopback(url) {
+            let node = member(node, "url").unwrap_or(node);
+            let message = format!("{} is not encrypted, and not on this machine", d.quote(node));
+            let help = "use https://, or set `egress: {allow_http: true}`".to_owned();
+            d.problem(node.span, message, Some(help));
+        }
+    }
+}
+
+/// Whether a URL leads to this machine, by its host as it is written.
+#[must_use]
+pub fn is_loopback(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
     }
 }
 

@@ -15,7 +15,7 @@ pub mod receiver;
 pub mod serve;
 pub mod tls;
 
-pub use client::{Answer, Client, Failure};
+pub use client::{Answer, Client, Failure, Streaming};
 pub use connections::connections;
 pub use guard::{Denied, Guard};
 pub use listener::{ListenError, Listener, Peer, bind};

@@ -9,6 +9,7 @@ pub mod lines;
 #[cfg(test)]
 mod probe;
 mod problem;
+pub mod sse;
 pub mod stdin;
 pub mod unix;
 
