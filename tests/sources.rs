@@ -2,6 +2,7 @@
 
 mod exec;
 mod file;
+mod sse;
 mod stdin;
 mod unix;
 

@@ -94,9 +94,9 @@ impl<S: Sink> FileSource<S> {
                     None => false,
                 };
                 // Whoever wrote to the old one may not have noticed yet.
-                let since = *left.get_or_insert_with(Instant::now);
+                let since = *left.get_or_insert_with(tokio::time::Instant::now);
                 if grew {
-                    left = Some(Instant::now());
+                    left = Some(tokio::time::Instant::now());
                 } else if since.elapsed() >= limits::FILE_LINGER {
                     left = None;
                     if let Some(old) = current.take() {

@@ -100,7 +100,7 @@ impl<S: Sink> SseSource<S> {
             } else {
                 tracing::info!(source = %self.feed.name(), reason = why, pause_ms = millis(pause), "the stream was closed; connecting again");
             }
-            let again = Instant::now() + pause;
+            let again = tokio::time::Instant::now() + pause;
             if let Some(deadline) = deadline(stream, lost).filter(|deadline| *deadline <= again) {
                 tokio::select! {
                     () = tokio::time::sleep_until(deadline) => self.end(&mut stream).await,
@@ -164,10 +164,13 @@ impl<S: Sink> SseSource<S> {
             Err(over) => return over,
         };
         let id = *stream.get_or_insert_with(|| self.feed.sink().open_stream());
-        *failures = 0;
         *lost = None;
-        let over = self.read(body, id).await;
-        *lost = Some(Instant::now());
+        let (over, heard) = self.read(body, id).await;
+        // One that is opened and closed without a word is a failure as well.
+        if heard {
+            *failures = 0;
+        }
+        *lost = Some(tokio::time::Instant::now());
         over
     }
 
@@ -197,12 +200,11 @@ impl<S: Sink> SseSource<S> {
                 request = request.header(name, value);
             }
         }
-        if !self.last_id.is_empty() {
-            request = request.header(
-                "last-event-id",
-                HeaderValue::from_bytes(self.last_id.as_bytes())
-                    .map_err(|_| Over::Refused("the last event's id cannot be sent in a header".to_owned()))?,
-            );
+        // An id that no header can carry is as good as none.
+        if let Ok(id) = HeaderValue::from_bytes(self.last_id.as_bytes())
+            && !id.is_empty()
+        {
+            request = request.header("last-event-id", id);
         }
         let request = request.body(Full::new(Bytes::new())).map_err(|error| Over::Refused(error.to_string()))?;
         let body = client.stream(request, limits::CONNECT_TIMEOUT).await;
@@ -229,35 +231,42 @@ impl<S: Sink> SseSource<S> {
         }
     }
 
-    async fn read(&mut self, mut body: Streaming, stream: StreamId) -> Over {
+    /// Reads to the end of a connection; tells whether anything came.
+    async fn read(&mut self, mut body: Streaming, stream: StreamId) -> (Over, bool) {
         tracing::info!(source = %self.feed.name(), resumed = !self.last_id.is_empty(), "the stream is open");
-        let stop = self.feed.stop().clone();
         let mut parser = Parser::after(&self.last_id);
+        let mut heard = false;
         loop {
-            let chunk = tokio::select! {
-                chunk = tokio::time::timeout(limits::SSE_SILENCE, body.next()) => chunk,
-                () = stop.cancelled() => return Over::Ending,
+            let chunk = match self.chunk(&mut body).await {
+                Ok(chunk) => chunk,
+                Err(over) => return (over, heard),
             };
-            let chunk = match chunk {
-                Ok(Ok(Some(chunk))) => chunk,
-                Ok(Ok(None)) => return Over::Closed("the server closed it".to_owned()),
-                Ok(Err(failure)) => return Over::Closed(failure.message),
-                Err(_) => {
-                    return Over::Closed(format!("nothing was heard for {} s", limits::SSE_SILENCE.as_secs()));
-                }
-            };
+            heard = true;
             let mut said = Vec::new();
             parser.push(&chunk, self.feed.most(), &mut said);
             let mut batch = Batch::default();
             for said in said {
                 self.take(said, stream, &mut batch).await;
                 if batch.is_full() && self.feed.together(batch.take(), Patience::Wait).await.is_err() {
-                    return Over::Ending;
+                    return (Over::Ending, heard);
                 }
             }
             if self.feed.together(batch.take(), Patience::Wait).await.is_err() {
-                return Over::Ending;
+                return (Over::Ending, heard);
             }
+        }
+    }
+
+    async fn chunk(&self, body: &mut Streaming) -> Result<Bytes, Over> {
+        let chunk = tokio::select! {
+            chunk = tokio::time::timeout(limits::SSE_SILENCE, body.next()) => chunk,
+            () = self.feed.stop().cancelled() => return Err(Over::Ending),
+        };
+        match chunk {
+            Ok(Ok(Some(chunk))) => Ok(chunk),
+            Ok(Ok(None)) => Err(Over::Closed("the server closed it".to_owned())),
+            Ok(Err(failure)) => Err(Over::Closed(failure.message)),
+            Err(_) => Err(Over::Closed(format!("nothing was heard for {} s", limits::SSE_SILENCE.as_secs()))),
         }
     }
 

@@ -74,8 +74,8 @@ impl<S: Sink, W: AsyncWrite + Unpin> Output<S, W> {
             let silent = async {
                 over.cancelled().await;
                 let (rest, most) = limits::EXEC_REST;
-                let since = *over_since.get_or_insert_with(Instant::now);
-                tokio::time::sleep_until((Instant::now() + rest).min(since + most)).await;
+                let since = *over_since.get_or_insert_with(tokio::time::Instant::now);
+                tokio::time::sleep_until((tokio::time::Instant::now() + rest).min(since + most)).await;
             };
             tokio::select! {
                 read = lines.fill() => if let Err(error) = read {
@@ -136,7 +136,7 @@ impl<S: Sink, W: AsyncWrite + Unpin> Output<S, W> {
         if self.dropped > 0 && (due || last) {
             EventsLost { source: self.feed.name(), reason: "overflow", events: self.dropped }.log();
             self.dropped = 0;
-            self.told = Some(Instant::now());
+            self.told = Some(tokio::time::Instant::now());
         }
     }
 
