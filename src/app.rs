@@ -21,7 +21,7 @@ use crate::net::ListenError;
 use crate::outbox::{CommitError, KnownWebhook, Options, Outbox, OutboxError, WhenFull};
 use crate::reload::{ReloadHandle, Reloader};
 use crate::shutdown::Shutdown;
-use crate::source::exec::{ExecError, Exit, Forward};
+use crate::source::exec::{self, ExecError, Exit, Forward};
 use crate::source::file::FileError;
 use crate::telemetry;
 
@@ -203,7 +203,7 @@ impl App {
         let end = tokio::time::Instant::now() + accept + grace;
         tracing::info!(accept_ms = millis(accept), grace_ms = millis(grace), "ending: the last events are still taken");
         self.last_words(accept, end, &hurry).await;
-        let exit = self.running.child.as_ref().and_then(|child| child.exit());
+        let exit = self.running.child.as_ref().and_then(exec::Handle::exit);
         self.running.reading.cancel();
         self.shutdown.draining.cancel();
         let abort = self.shutdown.abort.clone();

@@ -268,6 +268,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 }
 
 /// Starts following; the task ends when the feed's token is cancelled.
+#[must_use]
 pub fn spawn<S: Sink>(feed: Feed<S>, path: PathBuf) -> tokio::task::JoinHandle<()> {
     tokio::spawn(FileSource::new(feed, path).run())
 }

@@ -126,9 +126,13 @@ mod tests {
     #[tokio::test]
     async fn every_line_is_taken_and_the_end_is_told() {
         let (feed, sink) = feed(Probe::default());
-        let mut input: String = (0..100).map(|n| format!("{{\"id\":\"e{n}\",\"type\":\"a.b\"}}\r\n\n")).collect();
-        input.push_str("nonsense\n");
-        input.push_str(&format!("{{\"type\":\"{}\"}}\n", "x".repeat(2000)));
+        let mut input = String::new();
+        for n in 0..100 {
+            input.extend(["{\"id\":\"e", &n.to_string(), "\",\"type\":\"a.b\"}\r\n\n"]);
+        }
+        input += "nonsense\n{\"type\":\"";
+        input += &"x".repeat(2000);
+        input += "\"}\n";
         input.push_str("{\"id\":\"last\",\"type\":\"a.b\"}");
         assert!(run(feed, Cursor::new(input), CancellationToken::new()).await);
         let ids = sink.ids();

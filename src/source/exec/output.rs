@@ -190,7 +190,7 @@ fn is_meant(text: &Bytes) -> bool {
 
 /// Whether it looks like an event: a dotted type, a `CloudEvent`, the body of a Rapida webhook.
 fn looks_like_an_event(json: &Json) -> bool {
-    let text = |key: &str| json.get(key).and_then(|value| value.as_str().map(|text| text.into_owned()));
+    let text = |key: &str| json.get(key).and_then(|value| value.as_str().map(std::borrow::Cow::into_owned));
     let dotted = |key: &str| text(key).is_some_and(|text| text.contains('.'));
     dotted("type") || json.get("specversion").is_some() || (dotted("event") && json.get("data").is_some())
 }

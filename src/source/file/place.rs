@@ -27,7 +27,7 @@ pub(super) struct Offset {
     device: u64,
     inode: u64,
     /// Bytes up to the end of the last line that was taken.
-    offset: u64,
+    at: u64,
     /// How many of its first bytes are hashed, and their SHA-256 in hex: contents are nobody's business.
     head_bytes: usize,
     head: String,
@@ -111,7 +111,7 @@ impl Followed {
             path: std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
             device: meta.dev(),
             inode: meta.ino(),
-            offset: at,
+            at,
             head_bytes: head.len(),
             head: hash(&head),
         };
@@ -136,7 +136,7 @@ impl Followed {
 
     /// Where the next line begins.
     pub(super) fn at(&self) -> u64 {
-        self.offset.offset
+        self.offset.at
     }
 
     pub(super) fn push(&mut self, chunk: &[u8]) {
@@ -146,7 +146,7 @@ impl Followed {
 
     /// These bytes, the next ones, are dealt with.
     pub(super) fn advance(&mut self, bytes: &[u8]) {
-        self.offset.offset += bytes.len() as u64;
+        self.offset.at += bytes.len() as u64;
         if self.head.len() < HEAD_BYTES {
             self.head.extend_from_slice(&bytes[..bytes.len().min(HEAD_BYTES - self.head.len())]);
             self.offset.head_bytes = self.head.len();
@@ -163,7 +163,7 @@ impl Followed {
 impl Offset {
     /// Whether this may be the file, by its contents.
     fn fits(&self, file: &File, size: u64) -> bool {
-        size >= self.offset && beginning(file, self.head_bytes).is_ok_and(|head| hash(&head) == self.head)
+        size >= self.at && beginning(file, self.head_bytes).is_ok_and(|head| hash(&head) == self.head)
     }
 
     fn is(&self, meta: &Metadata) -> bool {
@@ -201,7 +201,7 @@ pub(super) fn resume(path: &Path, stored: Option<&Offset>) -> Resumed {
     let Some(stored) = stored else { return Resumed { files: fresh().into_iter().collect(), lost: false } };
     if let Some(meta) = now.as_ref().filter(|meta| stored.is(meta)) {
         if File::open(path).is_ok_and(|file| stored.fits(&file, meta.len())) {
-            return Resumed { files: Followed::open(path, stored.offset).ok().into_iter().collect(), lost: false };
+            return Resumed { files: Followed::open(path, stored.at).ok().into_iter().collect(), lost: false };
         }
         let copy = copy_of(path, stored);
         return Resumed { files: copy.into_iter().chain(fresh()).collect(), lost: false };
@@ -225,7 +225,7 @@ fn renamed(path: &Path, stored: &Offset) -> Option<Followed> {
     places.into_iter().find_map(|place| {
         let meta = std::fs::metadata(&place).ok().filter(|meta| meta.is_file() && stored.is(meta))?;
         let file = File::open(&place).ok()?;
-        stored.fits(&file, meta.len()).then(|| Followed::open(&place, stored.offset).ok())?
+        stored.fits(&file, meta.len()).then(|| Followed::open(&place, stored.at).ok())?
     })
 }
 
@@ -236,7 +236,7 @@ fn copy_of(path: &Path, stored: &Offset) -> Option<Followed> {
     }
     siblings(path).into_iter().rev().find_map(|(place, meta)| {
         let file = File::open(&place).ok()?;
-        stored.fits(&file, meta.len()).then(|| Followed::open(&place, stored.offset).ok())?
+        stored.fits(&file, meta.len()).then(|| Followed::open(&place, stored.at).ok())?
     })
 }
 

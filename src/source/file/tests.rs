@@ -100,7 +100,7 @@ async fn a_file_is_read_from_its_beginning_and_a_torn_line_waits() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     let size = std::fs::metadata(&rig.path).unwrap().len();
     let offset: Offset = serde_json::from_str(&rig.sink.offset().unwrap()).unwrap();
-    assert_eq!(serde_json::to_value(&offset).unwrap()["offset"], size, "the place of a bad line is stored as well");
+    assert_eq!(serde_json::to_value(&offset).unwrap()["at"], size, "the place of a bad line is stored as well");
     rig.stop().await;
     rig.start();
     rig.write("events.ndjson", 201..202);

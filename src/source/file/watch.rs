@@ -31,19 +31,19 @@ impl Watch {
     /// Watches the directory of the path, and of what it links to, as soon as they are there.
     pub(super) async fn follow(&mut self, path: &Path) {
         let Some(mut watcher) = self.watcher.take() else { return };
-        let (path, mut watched) = (path.to_owned(), std::mem::take(&mut self.watched));
+        let (path, mut known) = (path.to_owned(), std::mem::take(&mut self.watched));
         let done = tokio::task::spawn_blocking(move || {
             let target = std::fs::canonicalize(&path).ok();
             for dir in [Some(path), target].iter().flatten().filter_map(|path| path.parent()) {
                 let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-                if !watched.contains(dir) && watcher.watch(dir, RecursiveMode::NonRecursive).is_ok() {
-                    watched.insert(dir.to_owned());
+                if !known.contains(dir) && watcher.watch(dir, RecursiveMode::NonRecursive).is_ok() {
+                    known.insert(dir.to_owned());
                 }
             }
-            (watcher, watched)
+            (watcher, known)
         });
-        if let Ok((watcher, watched)) = done.await {
-            (self.watcher, self.watched) = (Some(watcher), watched);
+        if let Ok((watcher, known)) = done.await {
+            (self.watcher, self.watched) = (Some(watcher), known);
         }
     }
 

@@ -27,6 +27,10 @@ pub(super) enum Said {
 
 /// Reads one stream. A line ends with LF, CR or both.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one fact of the standard's own state, and they are independent"
+)]
 pub(super) struct Parser {
     line: Vec<u8>,
     data: Vec<u8>,
