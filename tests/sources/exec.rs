@@ -243,3 +243,31 @@ async fn a_line_that_is_too_long_is_no_event_and_the_next_one_is() {
     sidehook.logged("longer than limits.body").await;
     sidehook.logged("required; the line is passed on").await;
 }
+
+#[tokio::test]
+async fn an_adapter_makes_events_of_any_line() {
+    let receiver = Receiver::start().await;
+    let bot = Bot::python(&format!(
+        "{HEAD}print('call 7 started')\nprint('loading')\nprint(json.dumps({{'call': 8, 'state': 'ended'}}))\nprint('call x broken')\n"
+    ));
+    let adapter = r#"
+fn adapt(message) {
+    let body = message.body;
+    if type_of(body) != "string" {
+        return #{ id: `c${body["call"]}`, type: "call." + body.state };
+    }
+    if !matches(body, "^call ") { return (); }
+    if matches(body, " broken$") { return #{ type: "conversation.begin" }; }
+    #{ id: "c" + replace_all(body, "[^0-9]", ""), type: "call.started" }
+}
+"#;
+    let source = bot.source(", adapter: adapters/bot.rhai");
+    let mut sidehook = bot.wrap(sidehook(&receiver, &source).rule("adapters/bot.rhai", adapter));
+    sidehook.spawn();
+    assert_eq!(sidehook.ended().await.code(), Some(0));
+    let mut ids = arrived(&receiver);
+    ids.sort();
+    assert_eq!(ids, ["c7", "c8"]);
+    assert_eq!(bot.passed_on(), "loading\ncall x broken\n");
+    sidehook.logged("\\\"/conversation/id\\\" required; the line is passed on").await;
+}

@@ -167,7 +167,7 @@ async fn a_stream_that_is_not_back_in_time_has_ended() {
     let sink = Arc::new(Probe::default());
     let (mut source, _) = server.source(&sink, Egress::default());
     source.url = "http://127.0.0.1:1/".parse().unwrap();
-    let began = Instant::now();
+    let began = tokio::time::Instant::now();
     let (mut stream, mut lost) = (Some(StreamId(9)), Some(began));
     assert!(matches!(source.until_over(&mut stream, &mut lost, &mut 0).await, Over::Refused(_)));
     assert_eq!(deadline(stream, lost), Some(began + limits::SSE_RESUME));
