@@ -18,6 +18,7 @@ use crate::config::{self, Generation, Report};
 use crate::dispatch::{self, Dispatcher, Summary};
 use crate::ingest::{self, Ingest};
 use crate::net::ListenError;
+use crate::net::relay::UpstreamError;
 use crate::outbox::{CommitError, KnownWebhook, Options, Outbox, OutboxError, WhenFull};
 use crate::reload::{ReloadHandle, Reloader};
 use crate::shutdown::Shutdown;
@@ -42,6 +43,14 @@ pub enum StartError {
     /// The outbox refused to take note of the webhooks.
     #[error("the outbox could not be prepared")]
     Prepare(#[from] CommitError),
+    /// A proxy's upstream cannot be used.
+    #[error("{what}")]
+    Upstream {
+        /// Which one, by its key.
+        what: String,
+        /// Why.
+        source: UpstreamError,
+    },
     /// A listener could not be bound.
     #[error("{what}")]
     Listen {
@@ -145,7 +154,7 @@ impl App {
         let opened = sources::open(&settings.sources).await?;
         let sources = opened.listening();
         let dispatcher = tokio::spawn(dispatcher.run());
-        let followers = vec![
+        let mut followers = vec![
             tokio::spawn(Arc::clone(&ingest).run_own(heard)),
             tokio::spawn(Arc::clone(&ingest).run_waits()),
             tokio::spawn(reloader.run(shutdown.draining.clone())),
@@ -158,6 +167,7 @@ impl App {
             tracing::info!(source = %name, %listen, "takes events");
         }
         let running = opened.start(&ingest, &generations, &intake, &clock, &entropy)?;
+        followers.push(tokio::spawn(sources::follow(generations.clone(), running.proxies.clone())));
         tracing::info!(admin = %admin, webhooks = generations.borrow().webhooks.len(), "sidehook is ready");
         Ok(Self {
             sources,

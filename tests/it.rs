@@ -13,6 +13,7 @@
     reason = "test support is not inside a #[test] function, tests measure by the real clock, compare counters exactly and need not be fast"
 )]
 
+mod adapters;
 mod api;
 mod commands;
 mod config_cases;
@@ -30,6 +31,7 @@ mod newcomer;
 mod ordering;
 mod own_events;
 mod params;
+mod proxy;
 mod reloads;
 mod replays;
 mod retries;

@@ -13,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 use super::{StartError, at};
 use crate::clock::{Clock, Entropy};
 use crate::config::Generation;
-use crate::config::model::{Exec, Listen, Source, SourceKind};
+use crate::config::model::{Exec, Listen, Source, SourceKind, Tap};
 use crate::ingest::Ingest;
 use crate::limits;
 use crate::net::{self, ServeOptions};
 use crate::source::exec::{self, ExecSource};
 use crate::source::feed::Feed;
 use crate::source::http::HttpSource;
+use crate::source::proxy::ProxySource;
 use crate::source::sse::SseSource;
 use crate::source::unix::UnixSource;
 use crate::source::{file, stdin};
@@ -31,6 +32,7 @@ pub(super) struct Opened {
 
 enum Kind {
     Http(net::Listener),
+    Proxy(net::Listener, url::Url, Vec<Tap>),
     Unix(net::Listener),
     Stdin,
     File(PathBuf),
@@ -45,6 +47,8 @@ pub(super) struct Running {
     pub tasks: Vec<JoinHandle<()>>,
     /// The assistant, where it is sidehook's child.
     pub child: Option<exec::Handle>,
+    /// The proxies by name, whose taps a reload changes.
+    pub proxies: Vec<(String, Arc<ProxySource<Ingest>>)>,
     /// Cancelled when the only source has come to its end.
     exhausted: CancellationToken,
 }
@@ -57,6 +61,10 @@ pub(super) async fn open(configured: &BTreeMap<String, Source>) -> Result<Opened
             SourceKind::Http { listen, .. } => {
                 Kind::Http(net::bind(listen).await.map_err(at(&format!("sources.{name}.listen")))?)
             }
+            SourceKind::Proxy { listen, upstream, taps } => {
+                let listener = net::bind(listen).await.map_err(at(&format!("sources.{name}.listen")))?;
+                Kind::Proxy(listener, upstream.clone(), taps.clone())
+            }
             SourceKind::Unix { listen } => {
                 Kind::Unix(net::bind(listen).await.map_err(at(&format!("sources.{name}.listen")))?)
             }
@@ -68,7 +76,6 @@ pub(super) async fn open(configured: &BTreeMap<String, Source>) -> Result<Opened
             }
             SourceKind::Sse { url, headers } => Kind::Sse(url.clone(), headers.clone()),
             SourceKind::Exec(exec) => Kind::Exec(exec.clone()),
-            SourceKind::Proxy { .. } => continue,
         };
         sources.push((Arc::from(name.as_str()), kind));
     }
@@ -79,7 +86,7 @@ impl Opened {
     /// Where each source that listens does so, by name.
     pub(super) fn listening(&self) -> Vec<(String, Listen)> {
         let listener = |kind: &Kind| match kind {
-            Kind::Http(listener) | Kind::Unix(listener) => Some(listener.local().clone()),
+            Kind::Http(listener) | Kind::Unix(listener) | Kind::Proxy(listener, ..) => Some(listener.local().clone()),
             Kind::Stdin | Kind::File(_) | Kind::Sse(..) | Kind::Exec(_) => None,
         };
         self.sources.iter().filter_map(|(name, kind)| Some((name.to_string(), listener(kind)?))).collect()
@@ -97,15 +104,24 @@ impl Opened {
         let reading = CancellationToken::new();
         let exhausted = CancellationToken::new();
         let alone = self.sources.len() == 1;
-        let (mut tasks, mut child, mut programs) = (Vec::new(), None, Vec::new());
+        let (mut tasks, mut proxies) = (Vec::new(), Vec::new());
+        let (mut child, mut programs) = (None, Vec::new());
         for (name, kind) in self.sources {
             // What such a source has read it cannot read again, so it waits for the outbox as long as there is one.
-            let lasting = || Feed::new(Arc::clone(&name), Arc::clone(ingest), intake.clone()).with_clock(clock.clone());
-            let brief = || Feed::new(Arc::clone(&name), Arc::clone(ingest), reading.clone()).with_clock(clock.clone());
+            let lasting = || Feed::new(Arc::clone(&name), Arc::clone(ingest), intake.clone());
+            let brief = || Feed::new(Arc::clone(&name), Arc::clone(ingest), reading.clone());
             match kind {
                 Kind::Http(listener) => {
                     let source = Arc::new(HttpSource::new(Arc::clone(&name), Arc::clone(ingest)));
                     tasks.push(tokio::spawn(serve_http(listener, source, reading.clone())));
+                }
+                Kind::Proxy(listener, upstream, taps) => {
+                    let (sink, chance) = (Arc::clone(ingest), (clock.clone(), entropy.clone()));
+                    let proxy = ProxySource::new(&name, sink, (&upstream, &taps), chance, reading.clone());
+                    let what = format!("sources.{name}.upstream");
+                    let proxy = Arc::new(proxy.map_err(|source| StartError::Upstream { what, source })?);
+                    tasks.push(tokio::spawn(Arc::clone(&proxy).serve(listener)));
+                    proxies.push((name.to_string(), proxy));
                 }
                 Kind::Unix(listener) => {
                     let source = UnixSource::new(brief());
@@ -138,7 +154,7 @@ impl Opened {
             tasks.push(tokio::spawn(source.run()));
             child = Some(handle);
         }
-        Ok(Running { reading, tasks, child, exhausted })
+        Ok(Running { reading, tasks, child, proxies, exhausted })
     }
 }
 
@@ -162,4 +178,21 @@ async fn serve_http(listener: net::Listener, source: Arc<HttpSource<Ingest>>, st
         async move { Ok::<_, std::convert::Infallible>(source.handle(request).await) }
     });
     net::serve(listener, service, stop, ServeOptions::default()).await;
+}
+
+/// Tells the proxies about each new generation.
+pub(super) async fn follow(
+    mut generations: watch::Receiver<Arc<Generation>>,
+    proxies: Vec<(String, Arc<ProxySource<Ingest>>)>,
+) {
+    while !proxies.is_empty() && generations.changed().await.is_ok() {
+        let generation = Arc::clone(&generations.borrow_and_update());
+        for (name, proxy) in &proxies {
+            let source = generation.settings.sources.get(name).map(|source| &source.kind);
+            let Some(SourceKind::Proxy { upstream, taps, .. }) = source else { continue };
+            if let Err(error) = proxy.apply(upstream, taps) {
+                tracing::error!(source = name, %error, "the new upstream cannot be used; the old one stays");
+            }
+        }
+    }
 }

@@ -11,6 +11,7 @@ mod mask;
 pub mod model;
 mod params;
 mod proxy;
+pub mod rapida;
 mod reader;
 pub mod report;
 pub mod rewrite;
@@ -25,6 +26,7 @@ pub mod sources;
 mod tls;
 mod traps;
 pub mod values;
+mod verify;
 mod webhook;
 mod yaml;
 

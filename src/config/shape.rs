@@ -474,7 +474,7 @@ pub static SHUTDOWN: Block = Block {
     ],
 };
 
-pub use sources::{SOURCE_HTTP, SOURCE_TYPES, TAP, TAP_FORMATS, source};
+pub use sources::{SOURCE_HTTP, SOURCE_TYPES, TAP, TAP_FORMATS, VERIFY, source};
 
 /// What people write instead, from other tools and from habit, with the key they mean.
 #[must_use]

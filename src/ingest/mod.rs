@@ -304,7 +304,9 @@ impl Sink for Ingest {
         };
         let namespace = source.map_or_else(|| Arc::from(""), |source| Arc::clone(&source.namespace));
         let adapter = source.and_then(|source| source.adapter.clone());
-        SourceSettings { body_bytes: settings.body_bytes, token, namespace, adapter }
+        let verifier = source.and_then(|source| source.verify.clone());
+        let now = self.clock.now();
+        SourceSettings { body_bytes: settings.body_bytes, token, verifier, namespace, adapter, now }
     }
 
     async fn adapt(&self, adapter: &Adapter, message: Message) -> Result<Vec<Json>, RuleError> {

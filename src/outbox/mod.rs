@@ -336,10 +336,14 @@ impl Outbox {
         }
     }
 
+    /// Whether the writer's book says that nothing waits, so that the store need not be asked.
+    fn nobody_waits(&self) -> bool {
+        self.inner.writer.is_some() && self.inner.shared.book().webhooks().iter().all(|w| w.counts.waiting == 0)
+    }
+
     /// Waits of one conversation. Those of webhooks that are removed or not enabled are left out until they return.
     pub async fn waits_of(&self, key: &ConversationKey) -> Result<Vec<Wait>, OutboxError> {
-        let nobody = |book: &Book| book.webhooks().iter().all(|w| w.counts.waiting == 0);
-        if self.inner.writer.is_some() && nobody(&self.inner.shared.book()) {
+        if self.nobody_waits() {
             return Ok(Vec::new());
         }
         self.look(|conn, book| {
@@ -352,6 +356,9 @@ impl Outbox {
     /// Waits whose deadline is at or before `now`, at most `limit`, and when the next one after these is due. Those of
     /// webhooks that are removed or not enabled are left out until they return.
     pub async fn waits_due(&self, now: Timestamp, limit: usize) -> Result<(Vec<Wait>, Option<Timestamp>), OutboxError> {
+        if self.nobody_waits() {
+            return Ok((Vec::new(), None));
+        }
         self.look(|conn, book| {
             let waiting = book.webhooks().iter().filter(|w| w.in_force() && w.counts.waiting > 0);
             let webhooks: Vec<_> = waiting.map(|w| (w.id, Arc::clone(&w.name))).collect();

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::problem::Item;
 use super::{Accepted, Items, Refusal, Sink, StreamId};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Timestamp;
 use crate::event::{Incoming, Json, Kind};
 use crate::limits;
 use crate::rules::{Adapter, Direction, Message as Adaptable};
@@ -20,13 +20,11 @@ pub struct Feed<S> {
     name: Arc<str>,
     sink: Arc<S>,
     stop: CancellationToken,
-    clock: Clock,
 }
 
 impl<S> Clone for Feed<S> {
     fn clone(&self) -> Self {
-        let (name, sink) = (Arc::clone(&self.name), Arc::clone(&self.sink));
-        Self { name, sink, stop: self.stop.clone(), clock: self.clock.clone() }
+        Self { name: Arc::clone(&self.name), sink: Arc::clone(&self.sink), stop: self.stop.clone() }
     }
 }
 
@@ -122,14 +120,7 @@ impl<S: Sink> Feed<S> {
     /// For the source called `name`; `stop` ends every wait.
     #[must_use]
     pub fn new(name: Arc<str>, sink: Arc<S>, stop: CancellationToken) -> Self {
-        Self { name, sink, stop, clock: Clock::System }
-    }
-
-    /// With another clock.
-    #[must_use]
-    pub fn with_clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
-        self
+        Self { name, sink, stop }
     }
 
     /// The source's name.
@@ -179,9 +170,10 @@ impl<S: Sink> Feed<S> {
 
     /// What a line stands for: nothing came with it, and its source's adapter counts. What is wrong is the caller's to tell.
     pub async fn line(&self, body: Bytes) -> Result<Vec<Incoming>, Wrong> {
-        let adapter = self.sink.settings(&self.name).adapter;
-        let (path, headers, arrived) = (String::new(), Vec::new(), self.clock.now());
-        self.understand(Raw { body, path, headers, direction: Direction::Request, arrived }, adapter.as_ref()).await
+        let settings = self.sink.settings(&self.name);
+        let (path, headers, arrived) = (String::new(), Vec::new(), settings.now);
+        let raw = Raw { body, path, headers, direction: Direction::Request, arrived };
+        self.understand(raw, settings.adapter.as_ref()).await
     }
 
     /// The only place where a message becomes events.
@@ -203,12 +195,6 @@ impl<S: Sink> Feed<S> {
             }
         };
         events.iter().enumerate().map(|(index, event)| item_of(index, event)).collect()
-    }
-
-    /// The clock by which messages arrive.
-    #[must_use]
-    pub fn clock(&self) -> &Clock {
-        &self.clock
     }
 
     /// Items that are read already; with none of them the place alone is stored.

@@ -9,6 +9,7 @@ pub mod lines;
 #[cfg(test)]
 mod probe;
 mod problem;
+pub mod proxy;
 pub mod sse;
 pub mod stdin;
 pub mod unix;
@@ -17,9 +18,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Timestamp;
 use crate::event::{Incoming, Json};
 use crate::rules::{Adapter, Message, RuleError};
 use crate::secret::Secret;
+use crate::sign::Verifier;
 
 /// Checked items of one request, accepted together or not at all.
 #[derive(Debug)]
@@ -81,8 +84,8 @@ impl EndReason {
     }
 }
 
-/// What became of [`Items`]; all of it is durable.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What became of [`Items`]; all of it is durable. Serialized, it is what the sender is told.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Accepted {
     /// New events.
     pub accepted: usize,
@@ -90,13 +93,6 @@ pub struct Accepted {
     pub duplicates: usize,
     /// Ids in request order, duplicates included.
     pub ids: Vec<String>,
-}
-
-impl Accepted {
-    /// As a sender is told.
-    fn to_json(&self) -> serde_json::Value {
-        serde_json::json!({"accepted": self.accepted, "duplicates": self.duplicates, "ids": self.ids})
-    }
 }
 
 /// Why [`Items`] were refused; nothing of them is stored.
@@ -152,10 +148,14 @@ pub struct SourceSettings {
     pub body_bytes: u64,
     /// Bearer token that senders must show, of an http source.
     pub token: Option<Secret>,
+    /// Checks the signatures of requests, of an http source.
+    pub verifier: Option<Arc<Verifier>>,
     /// Namespace of its events.
     pub namespace: Arc<str>,
     /// Makes events of its messages.
     pub adapter: Option<Adapter>,
+    /// When this was asked for.
+    pub now: Timestamp,
 }
 
 /// Where items go.

@@ -1,18 +1,21 @@
 //! A sink for tests: it keeps what it got, or refuses it as it is told.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::{Accepted, Items, Refusal, Sink, SourceSettings, StreamEnd, StreamId};
+use crate::clock::Timestamp;
 use crate::event::Json;
 use crate::rules::{Adapter, Message, RuleError};
 use crate::secret::Secret;
+use crate::sign::Verifier;
 
 /// Keeps, refuses and counts.
 #[derive(Default)]
 pub(super) struct Probe {
     pub token: Option<Secret>,
     pub adapter: Option<Adapter>,
+    pub verifier: Option<Arc<Verifier>>,
     /// 1000 unless given.
     pub body_bytes: Option<u64>,
     /// What everything is refused with.
@@ -87,6 +90,8 @@ impl Sink for Probe {
             token: self.token.clone(),
             namespace: "".into(),
             adapter: self.adapter.clone(),
+            verifier: self.verifier.clone(),
+            now: Timestamp::from_millis(1_767_440_290_000),
         }
     }
 }

@@ -293,7 +293,7 @@ impl<S: Sink> SseSource<S> {
 
     /// An adapter sees the event's own name and id as headers.
     async fn understand(&self, body: Bytes, event: String, id: &str) -> Vec<crate::event::Incoming> {
-        let adapter = self.feed.sink().settings(self.feed.name()).adapter;
+        let settings = self.feed.sink().settings(self.feed.name());
         let headers = [("event", event), ("id", id.to_owned())];
         let headers = headers.into_iter().filter(|(_, value)| !value.is_empty());
         let raw = Raw {
@@ -301,10 +301,10 @@ impl<S: Sink> SseSource<S> {
             path: self.url[url::Position::BeforePath..url::Position::AfterQuery].to_owned(),
             headers: headers.map(|(name, value)| (name.to_owned(), value)).collect(),
             direction: Direction::Response,
-            arrived: self.feed.clock().now(),
+            arrived: settings.now,
         };
         // What is wrong is counted and logged, and its place is stored, so that it is not sent again.
-        self.feed.read(raw, adapter.as_ref()).await.unwrap_or_default()
+        self.feed.read(raw, settings.adapter.as_ref()).await.unwrap_or_default()
     }
 }
 

@@ -148,7 +148,12 @@ impl<S: Sink> UnixSource<S> {
             Piece::Long { .. } => return,
         };
         let line = match answer {
-            Ok(accepted) => format!("{}\n", accepted.to_json()).into_bytes(),
+            Ok(accepted) => {
+                // Numbers and texts always become JSON.
+                let mut line = serde_json::to_vec(&accepted).unwrap_or_default();
+                line.push(b'\n');
+                line
+            }
             Err(problem) => {
                 self.feed.reject(problem.reason(), problem.detail());
                 problem.into_line()
