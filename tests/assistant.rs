@@ -96,8 +96,7 @@ async fn an_unpatched_assistants_conversations_are_told_to_their_end() {
     let webhook = webhook
         .replace("https://127.0.0.1:9443/ops", &receiver.url("/ops"))
         .replace("receiver-ca.pem", receiver.ca_file().to_str().unwrap());
-    let _sidehook =
-        Sidehook::builder().main(&main).webhook("ops", &webhook).file("secrets/ops", SECRET).start().await;
+    let _sidehook = Sidehook::builder().main(&main).webhook("ops", &webhook).file("secrets/ops", SECRET).start().await;
 
     let mut bot = assistant.start().await;
     let mut call = Call::begin(&proxy, &["Where is my parcel?", "Order 7.", "--ask"]);

@@ -183,7 +183,11 @@ impl Adapter {
             Some(events)
         });
         let health = self.rule.health();
-        if events.is_none() { health.takes_long() } else { health.was_quick() }
+        if events.is_none() {
+            health.takes_long()
+        } else {
+            health.was_quick()
+        }
         events
     }
 
