@@ -34,6 +34,23 @@ pub const BODY_READ: Duration = Duration::from_secs(30);
 pub const MEMORY_CONVERSATIONS: usize = 10_000;
 /// What they take in memory together, about; those that were silent longest are given up beyond it.
 pub const MEMORY_CONVERSATION_BYTES: usize = 256 * 1024 * 1024;
+/// Open conversations that one look for silent or orphaned ones reads at once.
+pub const OPEN_PAGE: usize = 256;
+/// Of these, how many are ended at once.
+pub const ENDS_AT_ONCE: usize = 32;
+/// After a start, and after the outbox took nothing for a while, conversations have so long to be heard of again before
+/// they are ended: those whose stream was left behind, and those that are silent for `conversations.idle_timeout`.
+pub const HEARD_AGAIN: Duration = Duration::from_secs(30);
+/// Entries of `analyses`.
+pub const ANALYSES: usize = 32;
+/// Answer of an analysis; a larger one is a failed one.
+pub const ANALYSIS_BYTES: usize = 1024 * 1024;
+/// Conversations whose analyses are called at once; others wait in the outbox.
+pub const ANALYSED_AT_ONCE: usize = 32;
+/// Attempts of one analysis, within its timeout.
+pub const ANALYSIS_ATTEMPTS: u32 = 3;
+/// Pause before the second of them, twice as long before each further one; `Retry-After` may ask for more.
+pub const ANALYSIS_PAUSE: Duration = Duration::from_millis(500);
 /// Length of a dead letter's reason.
 pub const REASON_BYTES: usize = 1024;
 /// Largest answer that the command line reads from a running sidehook.
@@ -158,6 +175,10 @@ pub const SETTLEMENTS_PER_COMMIT: usize = 256;
 pub const DISPATCH_COMMANDS: usize = 64;
 /// Batches that one transaction of the outbox takes together.
 pub const GROUP_BATCHES: usize = 256;
+/// Commits that wait together from which the outbox lets a few more join before the next transaction.
+pub const CROWD: usize = 8;
+/// How long it does.
+pub const CROWD_LINGER: Duration = Duration::from_millis(1);
 /// Payload that one transaction of the outbox takes together; a larger batch goes alone.
 pub const GROUP_BYTES: usize = 16 * 1024 * 1024;
 /// Ready deliveries on their way from the outbox writer to the dispatcher.
@@ -214,7 +235,8 @@ pub const CONVERSATION_SIZES: usize = 10_000;
 pub const QUICK_RULE_TIME: Duration = Duration::from_millis(1);
 /// The same in operations.
 pub const QUICK_RULE_OPERATIONS: u64 = 2_000;
-/// Evaluations that are not tried quickly after one that came to nothing.
+/// Evaluations that are not tried quickly after a second one in a row came to nothing; after the first, which may only have
+/// met a busy machine, a single one.
 pub const QUICK_RULE_REST: u32 = 64;
 /// What the rules of one event take together on such a thread, about.
 pub const QUICK_RULES_TIME: Duration = Duration::from_millis(2);
