@@ -146,7 +146,7 @@ async fn what_passes_becomes_webhooks() {
             "crm",
             &receiver.webhook(
                 "/crm",
-                "events: [\"*\"]\nparams: {id: event.id, conversation: conversation.id, argument: \"argument.*\"}",
+                "events: [\"*\"]\nparams: {id: event.id, conversation: conversation.id, argument: \"argument.*\", reason: event.reason}",
             ),
         )
         .start()
@@ -159,7 +159,11 @@ async fn what_passes_becomes_webhooks() {
     let got = receiver.wait("/crm", 2).await[1].json();
     assert_eq!(got["conversation"], "from-/sse");
     assert_eq!(got["argument"], json!({"n": 1, "id": "7", "direction": "response"}));
-    assert_eq!(sidehook.metric("sidehook_events_received_total", &["source=\"bot\""]).await, 2.0);
+    // The stream ended and left its conversation open; a body that ends leaves none.
+    let got = receiver.wait("/crm", 3).await[2].json();
+    assert_eq!((&got["conversation"], &got["reason"]), (&json!("from-/sse"), &json!("disconnected")));
+    let begun = ["source=\"bot\"", "type=\"conversation.begin\""];
+    assert_eq!(sidehook.metric("sidehook_events_received_total", &begun).await, 2.0);
     assert_eq!(sidehook.metric("sidehook_tap_dropped_total", &[]).await, 0.0);
     let status = sidehook.get("/api/v1/status").await.json();
     assert_eq!(status["sources"], json!([{"name": "bot", "type": "proxy", "listen": proxy, "namespace": ""}]));

@@ -184,9 +184,9 @@ impl Adapter {
         });
         let health = self.rule.health();
         if events.is_none() {
-            health.takes_long()
+            health.takes_long();
         } else {
-            health.was_quick()
+            health.was_quick();
         }
         events
     }
