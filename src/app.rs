@@ -133,6 +133,7 @@ impl App {
         let admin_stop = CancellationToken::new();
         let listening = Arc::new(OnceLock::new());
         let ingest = Ingest::new(outbox.clone(), generations.clone(), clock.clone(), entropy.clone(), intake.clone());
+        ingest.prepare().await?;
         let ingest = Arc::new(ingest.with_troubles(troubles.clone()));
         let dispatcher =
             Dispatcher::new(outbox.clone(), generations.clone(), clock.clone(), entropy.clone(), shutdown.clone())
@@ -156,6 +157,8 @@ impl App {
         let dispatcher = tokio::spawn(dispatcher.run());
         let mut followers = vec![
             tokio::spawn(Arc::clone(&ingest).run_own(heard)),
+            tokio::spawn(Arc::clone(&ingest).run_ends()),
+            tokio::spawn(Arc::clone(&ingest).run_analyses()),
             tokio::spawn(Arc::clone(&ingest).run_waits()),
             tokio::spawn(reloader.run(shutdown.draining.clone())),
             tokio::spawn(follow(generations.clone(), outbox.clone(), wake)),
@@ -327,6 +330,7 @@ async fn follow(mut generations: watch::Receiver<Arc<Generation>>, outbox: Outbo
         }
         dispatch.wake_all().await;
         telemetry::metrics().retain("webhook", |name| generation.webhooks.contains_key(name));
+        telemetry::metrics().retain("analysis", |name| generation.analyses.iter().any(|a| *a.name == *name));
     }
 }
 

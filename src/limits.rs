@@ -34,6 +34,23 @@ pub const BODY_READ: Duration = Duration::from_secs(30);
 pub const MEMORY_CONVERSATIONS: usize = 10_000;
 /// What they take in memory together, about; those that were silent longest are given up beyond it.
 pub const MEMORY_CONVERSATION_BYTES: usize = 256 * 1024 * 1024;
+/// Open conversations that one look for silent or orphaned ones reads at once.
+pub const OPEN_PAGE: usize = 256;
+/// Of these, how many are ended at once.
+pub const ENDS_AT_ONCE: usize = 32;
+/// After a start, and after the outbox took nothing for a while, conversations have so long to be heard of again before
+/// they are ended: those whose stream was left behind, and those that are silent for `conversations.idle_timeout`.
+pub const HEARD_AGAIN: Duration = Duration::from_secs(30);
+/// Entries of `analyses`.
+pub const ANALYSES: usize = 32;
+/// Answer of an analysis; a larger one is a failed one.
+pub const ANALYSIS_BYTES: usize = 1024 * 1024;
+/// Conversations whose analyses are called at once; others wait in the outbox.
+pub const ANALYSED_AT_ONCE: usize = 32;
+/// Attempts of one analysis, within its timeout.
+pub const ANALYSIS_ATTEMPTS: u32 = 3;
+/// Pause before the second of them, twice as long before each further one; `Retry-After` may ask for more.
+pub const ANALYSIS_PAUSE: Duration = Duration::from_millis(500);
 /// Length of a dead letter's reason.
 pub const REASON_BYTES: usize = 1024;
 /// Largest answer that the command line reads from a running sidehook.

@@ -14,7 +14,9 @@
 )]
 
 mod adapters;
+mod analyses;
 mod api;
+mod assistant;
 mod commands;
 mod config_cases;
 mod conversations;
@@ -22,6 +24,7 @@ mod crash;
 mod destinations;
 mod docs;
 mod draining;
+mod ends;
 mod faults;
 mod fuzz;
 mod ingest;

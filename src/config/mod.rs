@@ -1,6 +1,7 @@
 //! Files in, one validated generation out. `yaml` gives a tree with places, `decode` and its neighbours walk it and
 //! record every problem, `load` does the I/O around them. Nothing here connects, listens or keeps state.
 
+mod analyses;
 mod auth;
 mod cases;
 mod decode;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response, header};
+use http::{HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -20,6 +20,9 @@ use super::tls::{TlsError, client_config};
 use crate::config::model::Tls;
 use crate::delivery::Fault;
 use crate::limits;
+
+/// How sidehook names itself.
+pub const AGENT: HeaderValue = HeaderValue::from_static(concat!("sidehook/", env!("CARGO_PKG_VERSION")));
 
 /// A client with a connection pool of its own. Cloning shares the pool.
 #[derive(Clone)]

@@ -15,14 +15,16 @@ pub mod receiver;
 pub mod relay;
 pub mod serve;
 pub mod tls;
+mod token;
 
-pub use client::{Answer, Client, Failure, Streaming};
+pub use client::{AGENT, Answer, Client, Failure, Streaming};
 pub use connections::connections;
 pub use guard::{Denied, Guard};
 pub use listener::{ListenError, Listener, Peer, bind};
 pub use receiver::{Received, Receiver, ReceiverOptions};
 pub use serve::{ServeOptions, serve};
 pub use tls::{SelfSigned, TlsError, self_signed, server_config};
+pub use token::{Destination, Way};
 
 #[cfg(test)]
 mod tests;

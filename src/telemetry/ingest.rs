@@ -162,6 +162,89 @@ impl ConversationsForgotten {
     }
 }
 
+/// A conversation was ended that nobody ended.
+pub struct EndInferred<'a> {
+    /// Where it came from.
+    pub source: &'a str,
+    /// Its id.
+    pub conversation: &'a str,
+    /// The event's `reason`.
+    pub reason: &'static str,
+}
+
+impl EndInferred<'_> {
+    /// Writes the log line.
+    pub fn emit(self) {
+        tracing::info!(
+            source = self.source,
+            conversation = self.conversation,
+            reason = self.reason,
+            "the conversation has failed"
+        );
+    }
+}
+
+/// Conversations that nobody ended could not be ended.
+pub struct EndsFailed<'a> {
+    /// Why.
+    pub error: &'a str,
+}
+
+impl EndsFailed<'_> {
+    /// Writes the log line.
+    pub fn emit(self) {
+        tracing::warn!(error = self.error, "ends that nobody reported could not be stored; trying again");
+    }
+}
+
+/// An analysis was called.
+pub struct AnalysisCalled<'a> {
+    /// Its name.
+    pub analysis: &'a str,
+    /// Its conversation.
+    pub conversation: &'a str,
+    /// How often.
+    pub attempts: u32,
+    /// How long all of it took.
+    pub took: std::time::Duration,
+    /// Why there is no result, where there is none.
+    pub error: Option<&'a str>,
+}
+
+impl AnalysisCalled<'_> {
+    /// Writes the log line of a failed one and moves the metric.
+    pub fn emit(self) {
+        let Self { analysis, conversation, attempts, took, error } = self;
+        let outcome = if error.is_some() { "failed" } else { "done" };
+        metrics::counter!("sidehook_analyses_total", "analysis" => analysis.to_owned(), "outcome" => outcome)
+            .increment(1);
+        if let Some(error) = error {
+            let took_ms = took.as_millis();
+            tracing::warn!(
+                analysis,
+                conversation,
+                attempts,
+                took_ms,
+                error,
+                "an analysis failed; the webhooks go without it"
+            );
+        }
+    }
+}
+
+/// Events that wait for analyses could not be read, or what came of them could not be stored.
+pub struct AnalysesFailed<'a> {
+    /// Why.
+    pub error: &'a str,
+}
+
+impl AnalysesFailed<'_> {
+    /// Writes the log line.
+    pub fn emit(self) {
+        tracing::warn!(error = self.error, "events that wait for analyses could not be read or stored; trying again");
+    }
+}
+
 /// Waiting events could not be read or released.
 pub struct WaitsFailed<'a> {
     /// Why.
