@@ -19,7 +19,7 @@ use crate::clock::Entropy;
 use crate::config::model::{Egress, Tls};
 use crate::config::sources::is_loopback;
 use crate::limits;
-use crate::net::{Client, Guard, Streaming};
+use crate::net::{self, Client, Guard, Streaming};
 use crate::rules::Direction;
 use parse::{Parser, Said};
 
@@ -193,7 +193,7 @@ impl<S: Sink> SseSource<S> {
         let defaults = [
             (header::ACCEPT, HeaderValue::from_static("text/event-stream")),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-            (header::USER_AGENT, HeaderValue::from_static(concat!("sidehook/", env!("CARGO_PKG_VERSION")))),
+            (header::USER_AGENT, net::AGENT),
         ];
         for (name, value) in self.headers.iter().chain(&defaults) {
             if request.headers_ref().is_some_and(|headers| !headers.contains_key(name)) {

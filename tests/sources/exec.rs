@@ -277,3 +277,25 @@ fn adapt(message) {
     assert_eq!(bot.passed_on(), "loading\ncall x broken\n");
     sidehook.logged("\\\"/conversation/id\\\" required; the line is passed on").await;
 }
+
+#[tokio::test]
+async fn a_conversation_that_its_death_leaves_open_has_failed_before_sidehook_ends() {
+    let receiver = Receiver::start().await;
+    let bot = Bot::python(&format!(
+        "{HEAD}def say(kind, id): print(json.dumps({{'type': kind, 'conversation': {{'id': id}}}}), flush=True)\n\
+         say('conversation.begin', 'cut')\nsay('conversation.begin', 'whole')\nsay('conversation.completed', 'whole')\n\
+         write('pid', str(os.getpid()))\ntime.sleep(600)\n"
+    ));
+    let webhook =
+        receiver.webhook("/end", "events: [conversation.failed]\nparams: {id: conversation.id, reason: event.reason}");
+    let mut sidehook = bot.wrap(sidehook(&receiver, &bot.source("")).webhook("end", &webhook));
+    sidehook.start().await;
+    let pid = bot.pid().await;
+    receiver.wait("/x", 3).await;
+    kill_process(pid, Signal::KILL).unwrap();
+    assert_eq!(sidehook.ended().await.code(), Some(137));
+    let ends = receiver.requests("/end");
+    assert_eq!(ends.len(), 1, "only what was open: {:?}", sidehook.log());
+    let end = ends[0].json();
+    assert_eq!((end["id"].as_str(), end["reason"].as_str()), (Some("cut"), Some("process_exited")), "{end}");
+}

@@ -92,3 +92,24 @@ async fn a_sender_under_way_at_the_end_knows_what_was_taken() {
     ids.dedup();
     assert_eq!(ids.len(), taken, "all that was answered, and nothing else");
 }
+
+#[tokio::test]
+async fn a_connection_that_closes_ends_what_it_left_open_and_sidehooks_own_end_does_not() {
+    let receiver = Receiver::start().await;
+    let mut sidehook = sidehook(&receiver, "{type: unix, listen: \"unix:events.sock\"}").prepare();
+    let path = sidehook.config.join("events.sock");
+    sidehook.start().await;
+    let begin = |id: &str| format!("{{\"type\":\"conversation.begin\",\"conversation\":{{\"id\":\"{id}\"}}}}\n");
+    let mut one = BufReader::new(UnixStream::connect(&path).await.unwrap());
+    let mut other = BufReader::new(UnixStream::connect(&path).await.unwrap());
+    assert_eq!(ask(&mut one, &begin("cut")).await["accepted"], 1);
+    assert_eq!(ask(&mut other, &begin("kept")).await["accepted"], 1);
+    drop(one);
+    sidehook.logged("the conversation has failed").await;
+    receiver.wait("/x", 3).await;
+    sidehook.stop().await;
+    let failed: Vec<_> = sidehook.log().into_iter().filter(|line| line.contains("has failed")).collect();
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert!(failed[0].contains("\"cut\"") && failed[0].contains("disconnected"), "{failed:?}");
+    drop(other);
+}
