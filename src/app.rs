@@ -15,11 +15,13 @@ use crate::config::model::{Listen, Settings, SourceKind};
 use crate::config::{self, Generation, Report};
 use crate::dispatch::{self, Dispatcher, Summary};
 use crate::ingest::{self, Ingest};
+use crate::net::relay::UpstreamError;
 use crate::net::{self, ListenError, ServeOptions};
 use crate::outbox::{CommitError, KnownWebhook, Options, Outbox, OutboxError, WhenFull};
 use crate::reload::{ReloadHandle, Reloader};
 use crate::shutdown::Shutdown;
 use crate::source::http::HttpSource;
+use crate::source::proxy::ProxySource;
 use crate::telemetry;
 
 /// How long what is told to let go may take to do so.
@@ -37,6 +39,14 @@ pub enum StartError {
     /// The outbox refused to take note of the webhooks.
     #[error("the outbox could not be prepared")]
     Prepare(#[from] CommitError),
+    /// A proxy's upstream cannot be used.
+    #[error("{what}")]
+    Upstream {
+        /// Which one, by its key.
+        what: String,
+        /// Why.
+        source: UpstreamError,
+    },
     /// A listener could not be bound.
     #[error("{what}")]
     Listen {
@@ -102,8 +112,9 @@ impl App {
         let ingest = Ingest::new(outbox.clone(), generations.clone(), clock.clone(), entropy.clone(), intake.clone());
         ingest.prepare().await?;
         let ingest = Arc::new(ingest.with_troubles(troubles.clone()));
-        let dispatcher = Dispatcher::new(outbox.clone(), generations.clone(), clock.clone(), entropy, shutdown.clone())
-            .with_troubles(troubles);
+        let dispatcher =
+            Dispatcher::new(outbox.clone(), generations.clone(), clock.clone(), entropy.clone(), shutdown.clone())
+                .with_troubles(troubles);
         let wake = dispatcher.handle();
         let admin = Admin::new(Parts {
             outbox: outbox.clone(),
@@ -120,6 +131,7 @@ impl App {
 
         let mut sources = Vec::new();
         let mut sources_done = Vec::new();
+        let mut proxies = Vec::new();
         for (name, source) in &settings.sources {
             match &source.kind {
                 SourceKind::Http { listen, .. } => {
@@ -128,8 +140,24 @@ impl App {
                     let source = HttpSource::new(Arc::from(name.as_str()), Arc::clone(&ingest));
                     sources_done.push(tokio::spawn(serve_http(listener, Arc::new(source), intake.clone())));
                 }
-                SourceKind::Proxy { .. }
-                | SourceKind::Stdin
+                SourceKind::Proxy { listen, upstream, taps } => {
+                    let listener = net::bind(listen).await.map_err(at(&format!("sources.{name}.listen")))?;
+                    sources.push((name.clone(), listener.local().clone()));
+                    let what = (upstream, taps.as_slice());
+                    let sink = Arc::clone(&ingest);
+                    let proxy = ProxySource::new(
+                        &Arc::from(name.as_str()),
+                        sink,
+                        what,
+                        (clock.clone(), entropy.clone()),
+                        intake.clone(),
+                    )
+                    .map_err(|source| StartError::Upstream { what: format!("sources.{name}.upstream"), source })?;
+                    let proxy = Arc::new(proxy);
+                    sources_done.push(tokio::spawn(Arc::clone(&proxy).serve(listener)));
+                    proxies.push((name.clone(), proxy));
+                }
+                SourceKind::Stdin
                 | SourceKind::Unix { .. }
                 | SourceKind::File { .. }
                 | SourceKind::Exec(_)
@@ -144,6 +172,7 @@ impl App {
             tokio::spawn(ingest.run_waits()),
             tokio::spawn(reloader.run(shutdown.draining.clone())),
             tokio::spawn(follow(generations.clone(), outbox.clone(), wake)),
+            tokio::spawn(follow_taps(generations.clone(), proxies)),
         ];
         // Set once, here.
         let _ = listening.set(sources.clone());
@@ -242,6 +271,23 @@ async fn serve_http(listener: net::Listener, source: Arc<HttpSource<Ingest>>, st
         async move { Ok::<_, std::convert::Infallible>(source.handle(request).await) }
     });
     net::serve(listener, service, stop, ServeOptions::default()).await;
+}
+
+/// Tells the proxies about each new generation.
+async fn follow_taps(
+    mut generations: watch::Receiver<Arc<Generation>>,
+    proxies: Vec<(String, Arc<ProxySource<Ingest>>)>,
+) {
+    while !proxies.is_empty() && generations.changed().await.is_ok() {
+        let generation = Arc::clone(&generations.borrow_and_update());
+        for (name, proxy) in &proxies {
+            let source = generation.settings.sources.get(name).map(|source| &source.kind);
+            let Some(SourceKind::Proxy { upstream, taps, .. }) = source else { continue };
+            if let Err(error) = proxy.apply(upstream, taps) {
+                tracing::error!(source = name, %error, "the new upstream cannot be used; the old one stays");
+            }
+        }
+    }
 }
 
 /// Tells the outbox and the metrics about each new generation.

@@ -2,8 +2,8 @@
 //! system's clock or random source.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
@@ -118,11 +118,54 @@ impl Clock {
     }
 }
 
+/// Random bytes fetched ahead: asking for a few at a time costs more than all else that is done for an id. Each is handed
+/// out once and forgotten.
+pub struct Pool {
+    random: SystemRandom,
+    ahead: Mutex<Ahead>,
+}
+
+struct Ahead {
+    bytes: [u8; Ahead::BYTES],
+    left: usize,
+}
+
+impl Ahead {
+    const BYTES: usize = 1024;
+}
+
+impl Pool {
+    fn new() -> Self {
+        Self { random: SystemRandom::new(), ahead: Mutex::new(Ahead { bytes: [0; Ahead::BYTES], left: 0 }) }
+    }
+
+    fn fetch(&self, out: &mut [u8]) {
+        assert!(self.random.fill(out).is_ok(), "the operating system gave no random bytes");
+    }
+
+    fn fill(&self, out: &mut [u8]) {
+        // Keys and the like are asked for directly.
+        if out.len() > 16 {
+            return self.fetch(out);
+        }
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        if ahead.left < out.len() {
+            self.fetch(&mut ahead.bytes);
+            ahead.left = Ahead::BYTES;
+        }
+        let from = ahead.left - out.len();
+        let taken = from..ahead.left;
+        out.copy_from_slice(&ahead.bytes[taken.clone()]);
+        ahead.bytes[taken].fill(0);
+        ahead.left = from;
+    }
+}
+
 /// Where random bits come from.
 #[derive(Clone)]
 pub enum Entropy {
     /// The operating system's generator.
-    System(Arc<SystemRandom>),
+    System(Arc<Pool>),
     /// A reproducible sequence (splitmix64), for tests only.
     Seeded(Arc<AtomicU64>),
 }
@@ -131,7 +174,7 @@ impl Entropy {
     /// The operating system's generator.
     #[must_use]
     pub fn system() -> Self {
-        Self::System(Arc::new(SystemRandom::new()))
+        Self::System(Arc::new(Pool::new()))
     }
 
     /// A reproducible sequence, for tests only.
@@ -146,9 +189,7 @@ impl Entropy {
     /// When the operating system has no randomness to give, which it says only before it has booted.
     pub fn fill(&self, out: &mut [u8]) {
         match self {
-            Self::System(random) => {
-                assert!(random.fill(out).is_ok(), "the operating system gave no random bytes");
-            }
+            Self::System(pool) => pool.fill(out),
             Self::Seeded(state) => {
                 for chunk in out.chunks_mut(8) {
                     // splitmix64, Steele et al., "Fast splittable pseudorandom number generators" (2014)
@@ -211,6 +252,18 @@ mod tests {
         assert_eq!(Timestamp::from_millis(1_500).to_string(), "1970-01-01T00:00:01.500Z");
         assert_eq!(Timestamp::from_millis(i64::MAX).to_string(), "9999-12-31T23:59:59.999Z");
         assert!(Timestamp::parse_rfc3339("yesterday").is_none());
+    }
+
+    #[test]
+    fn bytes_fetched_ahead_are_handed_out_once() {
+        let entropy = Entropy::system();
+        let mut seen = std::collections::HashSet::new();
+        for round in 0..1_000 {
+            // Of sizes that do not divide what is fetched at once.
+            let mut bytes = [0; 16];
+            entropy.fill(&mut bytes[..10 + round % 7]);
+            assert!(seen.insert(bytes), "twice the same");
+        }
     }
 
     #[test]

@@ -175,6 +175,10 @@ pub const SETTLEMENTS_PER_COMMIT: usize = 256;
 pub const DISPATCH_COMMANDS: usize = 64;
 /// Batches that one transaction of the outbox takes together.
 pub const GROUP_BATCHES: usize = 256;
+/// Commits that wait together from which the outbox lets a few more join before the next transaction.
+pub const CROWD: usize = 8;
+/// How long it does.
+pub const CROWD_LINGER: Duration = Duration::from_millis(1);
 /// Payload that one transaction of the outbox takes together; a larger batch goes alone.
 pub const GROUP_BYTES: usize = 16 * 1024 * 1024;
 /// Ready deliveries on their way from the outbox writer to the dispatcher.
@@ -231,7 +235,8 @@ pub const CONVERSATION_SIZES: usize = 10_000;
 pub const QUICK_RULE_TIME: Duration = Duration::from_millis(1);
 /// The same in operations.
 pub const QUICK_RULE_OPERATIONS: u64 = 2_000;
-/// Evaluations that are not tried quickly after one that came to nothing.
+/// Evaluations that are not tried quickly after a second one in a row came to nothing; after the first, which may only have
+/// met a busy machine, a single one.
 pub const QUICK_RULE_REST: u32 = 64;
 /// What the rules of one event take together on such a thread, about.
 pub const QUICK_RULES_TIME: Duration = Duration::from_millis(2);
@@ -266,3 +271,31 @@ pub const SCRIPT_PROBLEMS: usize = 20;
 pub const LINGER_BYTES: usize = 16 * 1024 * 1024;
 /// See [`LINGER_BYTES`].
 pub const LINGER: Duration = Duration::from_secs(2);
+/// Header lines of one message that is relayed.
+pub const HEADER_LINES: usize = 1024;
+/// Extension of one chunk of a body that is relayed.
+pub const CHUNK_EXTENSION_BYTES: usize = 16 * 1024;
+/// Connections that one proxy source serves at once.
+pub const RELAY_CONNECTIONS: usize = 16 * 1024;
+/// Requests at once over one HTTP/2 connection to a proxy source.
+pub const RELAY_STREAMS: u32 = 1024;
+/// What one read of relayed bytes takes at most, per direction.
+pub const RELAY_READ_BYTES: usize = 64 * 1024;
+/// How long a kept connection to an upstream may have been quiet for a request that must not be sent twice.
+pub const RELAY_RESTED: Duration = Duration::from_secs(1);
+/// How often kept connections to an upstream are looked through.
+pub const RELAY_SWEEP: Duration = Duration::from_secs(5);
+/// How long it is remembered whether an upstream speaks HTTP/2.
+pub const HTTP2_REMEMBERED: Duration = Duration::from_secs(5 * 60);
+/// How long an upstream is given to answer a greeting in HTTP/2.
+pub const HTTP2_GREETING: Duration = Duration::from_secs(1);
+/// Copies that one tapped stream may hold before they are read, and messages of it that wait to be handed on.
+pub const TAP_QUEUE_BYTES: usize = 4 * 1024 * 1024;
+/// Copies that all taps of one source hold together.
+pub const TAP_SOURCE_BYTES: usize = 64 * 1024 * 1024;
+/// Tapped bodies of one source that are committed at once.
+pub const TAP_COMMITS: usize = 256;
+/// What one piece of a compressed body may inflate to.
+pub const TAP_INFLATED_BYTES: usize = 16 * 1024 * 1024;
+/// How often at most a source's log says that its taps lose messages.
+pub const TAP_LOG_PAUSE: Duration = Duration::from_secs(10);

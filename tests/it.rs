@@ -33,6 +33,7 @@ mod newcomer;
 mod ordering;
 mod own_events;
 mod params;
+mod proxy;
 mod reloads;
 mod replays;
 mod retries;

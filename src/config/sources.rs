@@ -12,13 +12,13 @@ use super::settings::check_name;
 use super::shape;
 use super::verify;
 use super::webhook;
-use super::yaml::{Key, Node};
+use super::yaml::{Key, Node, Span};
 use crate::limits;
 use crate::secret::Secret;
 use crate::sign::Verifier;
 
 /// Types that this version has.
-const AVAILABLE: [&str; 1] = ["http"];
+const AVAILABLE: [&str; 2] = ["http", "proxy"];
 
 fn default_source() -> Source {
     let listen = Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 7070)));
@@ -64,7 +64,7 @@ fn source(d: &mut Decoder<'_>, key: &Key, node: &Node) -> Option<Source> {
     let name = named?;
     if !AVAILABLE.contains(&name) {
         let message = format!("known source type, not available in this version of sidehook: `{name}`");
-        d.problem(kind.map_or(node.span, |k| k.span), message, Some("use `type: http`".to_owned()));
+        d.problem(kind.map_or(node.span, |k| k.span), message, Some(format!("use one of {}", AVAILABLE.join(", "))));
         return None;
     }
     let namespace = fields.get("namespace").and_then(|n| d.loose(n).map(|text| (n, text)));
@@ -76,7 +76,7 @@ fn source(d: &mut Decoder<'_>, key: &Key, node: &Node) -> Option<Source> {
     let infer_failure = fields.boolean(d, "infer_failure", true);
     let kind = match name {
         "http" => http(d, key, &fields),
-        "proxy" => proxy(d, &fields),
+        "proxy" => proxy(d, key, &fields),
         "stdin" => Some(SourceKind::Stdin),
         "unix" => unix(d, &fields),
         "file" => file(d, &fields),
@@ -190,12 +190,53 @@ fn sse(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<SourceKind> {
     Some(SourceKind::Sse { url, headers })
 }
 
-fn proxy(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<SourceKind> {
+fn proxy(d: &mut Decoder<'_>, key: &Key, fields: &Fields<'_>) -> Option<SourceKind> {
     let taps = fields.get("taps").map(|node| taps(d, node)).unwrap_or_default();
-    let upstream =
-        fields.require(d, "upstream", "`upstream: http://127.0.0.1:8000`").and_then(|n| webhook::url(d, n, true));
-    let listen = fields.require(d, "listen", "`listen: 127.0.0.1:7072`").and_then(|n| listen(d, n))?;
-    Some(SourceKind::Proxy { listen, upstream: upstream?, taps })
+    let upstream = fields.require(d, "upstream", "`upstream: http://127.0.0.1:8000`").and_then(|n| upstream(d, n));
+    let node = fields.require(d, "listen", "`listen: 127.0.0.1:7072`")?;
+    let listen = listen(d, node)?;
+    let upstream = upstream?;
+    if let Listen::Tcp(address) = &listen
+        && leads_to(&upstream, address)
+    {
+        let message = format!("{upstream} is where the proxy itself listens, so that it would lead to itself");
+        d.problem(node.span, message, Some("give the assistant another port than the proxy".to_owned()));
+        return None;
+    }
+    if !is_local(&listen) {
+        d.warnings.push(format!(
+            "source {}: {listen} can be reached from other machines; whoever reaches it reaches {upstream}",
+            key.text
+        ));
+    }
+    Some(SourceKind::Proxy { listen, upstream, taps })
+}
+
+/// Whether a URL names the very address, as far as that can be told without a look-up.
+fn leads_to(url: &url::Url, address: &SocketAddr) -> bool {
+    let same_port = address.port() != 0 && url.port_or_known_default() == Some(address.port());
+    let local = |ip: std::net::IpAddr| ip == address.ip() || (address.ip().is_unspecified() && ip.is_loopback());
+    same_port
+        && match url.host() {
+            Some(url::Host::Ipv4(ip)) => local(ip.into()),
+            Some(url::Host::Ipv6(ip)) => local(ip.into()),
+            Some(url::Host::Domain(name)) => name == "localhost" && is_local(&Listen::Tcp(*address)),
+            None => false,
+        }
+}
+
+/// The assistant's address. Paths come from the client.
+fn upstream(d: &mut Decoder<'_>, node: &Node) -> Option<url::Url> {
+    let url = webhook::url(d, node, true)?;
+    if url.path() != "/" || url.query().is_some() {
+        let message = format!("{} has a path, but a proxy passes on the path of each request", d.quote(node));
+        let origin = url.origin().ascii_serialization();
+        let shown = d.quote(node).contains(super::mask::STARS);
+        let help = if shown { "leave the path out".to_owned() } else { format!("write {origin}") };
+        d.problem(node.span, message, Some(help));
+        return None;
+    }
+    Some(url)
 }
 
 fn taps(d: &mut Decoder<'_>, node: &Node) -> Vec<Tap> {
@@ -205,14 +246,7 @@ fn taps(d: &mut Decoder<'_>, node: &Node) -> Vec<Tap> {
 
 fn tap(d: &mut Decoder<'_>, node: &Node) -> Option<Tap> {
     let fields = d.fields(node, &shape::TAP, None)?;
-    let method = fields.get("method").and_then(|n| Some((n, d.text(n)?)));
-    let method = method.and_then(|(node, text)| {
-        let parsed = http::Method::from_bytes(text.as_bytes()).ok();
-        if parsed.is_none() {
-            d.problem(node.span, format!("{} is no method", d.quote(node)), Some("write POST, for example".to_owned()));
-        }
-        parsed
-    });
+    let method = fields.get("method").and_then(|n| method(d, n));
     let read = match fields.choice(d, "read", "both") {
         "request" => Read::Request,
         "response" => Read::Response,
@@ -221,14 +255,56 @@ fn tap(d: &mut Decoder<'_>, node: &Node) -> Option<Tap> {
     let on_overflow = overflow(d, &fields);
     let _ = fields.get("adapter");
     let format = fields.require(d, "format", "`format: json`").and_then(|n| d.choice(n, &shape::TAP_FORMATS));
-    let path = fields.require(d, "path", "`path: /v1/*/events`").and_then(|n| d.text(n));
+    let path = fields.require(d, "path", "`path: /v1/*/events`").and_then(|n| tap_path(d, n));
     let format = match format? {
         "ndjson" => TapFormat::Ndjson,
         "sse" => TapFormat::Sse,
         "websocket" => TapFormat::Websocket,
         _ => TapFormat::Json,
     };
-    Some(Tap { path: path?, method, read, format, adapter: None, on_overflow })
+    if format == TapFormat::Websocket && method.as_ref().is_some_and(|(m, _)| *m != http::Method::GET) {
+        let span = method.as_ref().map_or(node.span, |(_, span)| *span);
+        let help = "leave `method` out".to_owned();
+        d.problem(span, "a WebSocket is opened with GET, so this tap would never read anything", Some(help));
+        return None;
+    }
+    Some(Tap { path: path?, method: method.map(|(method, _)| method), read, format, adapter: None, on_overflow })
+}
+
+/// Methods are compared exactly, and all that are in use are upper case.
+fn method(d: &mut Decoder<'_>, node: &Node) -> Option<(http::Method, Span)> {
+    let text = d.text(node)?;
+    match http::Method::from_bytes(text.as_bytes()) {
+        Ok(method) if !text.bytes().any(|b| b.is_ascii_lowercase()) => return Some((method, node.span)),
+        Ok(_) => {
+            let message = format!("{} is not a method as requests name it", d.quote(node));
+            d.problem(node.span, message, Some(format!("write {}", text.to_ascii_uppercase())));
+        }
+        Err(_) => {
+            d.problem(node.span, format!("{} is no method", d.quote(node)), Some("write POST, for example".to_owned()));
+        }
+    }
+    None
+}
+
+fn tap_path(d: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    let text = d.text(node)?;
+    let right = "write a path such as /v1/conversations/*/events; `*` is one segment, `**` any number".to_owned();
+    let wrong = if !text.starts_with('/') {
+        Some(format!("{} does not begin with `/`", d.quote(node)))
+    } else if text.contains(['?', '#']) {
+        Some(format!("{} has more than a path: queries are not compared", d.quote(node)))
+    } else {
+        let glob = globset::GlobBuilder::new(&text).literal_separator(true).backslash_escape(false).build();
+        glob.err().map(|error| format!("{} is no pattern of a path: {}", d.quote(node), error.kind()))
+    };
+    match wrong {
+        None => Some(text),
+        Some(message) => {
+            d.problem(node.span, message, Some(right));
+            None
+        }
+    }
 }
 
 fn overflow(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Overflow {

@@ -11,6 +11,7 @@ pub mod local;
 mod prefixed;
 mod proxy;
 pub mod receiver;
+pub mod relay;
 pub mod serve;
 pub mod tls;
 mod token;

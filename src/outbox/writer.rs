@@ -126,6 +126,8 @@ pub(super) struct Writer {
     announcer: Announcer,
     store: Result<Store, Latch>,
     retention: Retention,
+    /// Whether many asked at once the last time.
+    crowded: bool,
     _lock: Lock,
 }
 
@@ -148,6 +150,7 @@ impl Writer {
             announcer: Announcer::new(ready),
             store: Ok(store),
             retention,
+            crowded: false,
             shared,
             _lock: lock,
         };
@@ -174,7 +177,11 @@ impl Writer {
             };
             let mut group = Vec::new();
             match first {
-                Ok(job) => group = gather(job, jobs),
+                Ok(job) => {
+                    self.linger();
+                    group = gather(job, jobs);
+                    self.crowded = group.len() >= limits::CROWD;
+                }
                 Err(RecvTimeoutError::Timeout) => self.empty_log(),
                 Err(RecvTimeoutError::Disconnected) => return self.end(),
             }
@@ -208,6 +215,15 @@ impl Writer {
                 let _ = done.send(());
                 return;
             }
+        }
+    }
+
+    /// Waits a little for more to share the sync and the pages that every commit writes, where many are at it: each of them
+    /// waits for an answer before it asks again, so that without this half of them would find the writer busy with the
+    /// other half. Nobody wakes the writer meanwhile.
+    fn linger(&self) {
+        if self.crowded && self.store.is_ok() {
+            std::thread::sleep(limits::CROWD_LINGER);
         }
     }
 

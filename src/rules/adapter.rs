@@ -182,8 +182,11 @@ impl Adapter {
             RuleRan { rule: self.name(), took: call.took() }.emit();
             Some(events)
         });
+        let health = self.rule.health();
         if events.is_none() {
-            self.rule.health().takes_long();
+            health.takes_long()
+        } else {
+            health.was_quick()
         }
         events
     }

@@ -197,7 +197,7 @@ impl Program {
     #[must_use]
     pub fn evaluate_quickly(&self, event: &Event) -> Option<Outcome> {
         let healths = [self.when.as_ref().map(When::health), self.rule.as_ref().map(|rule| rule.health())];
-        let mut healths = healths.into_iter().flatten();
+        let healths = healths.into_iter().flatten();
         if !healths.clone().all(Health::is_quick) {
             return None;
         }
@@ -209,9 +209,7 @@ impl Program {
             }
             Some(outcome)
         });
-        if outcome.is_none() {
-            healths.by_ref().for_each(Health::takes_long);
-        }
+        healths.for_each(if outcome.is_none() { Health::takes_long } else { Health::was_quick });
         outcome
     }
 

@@ -113,6 +113,12 @@ impl<S: Sink> Feed<S> {
         place: Place,
         patience: Patience,
     ) -> Result<Accepted, Unfit> {
+        let items = self.read(message, adapter).await?;
+        self.items(items, place, patience).await
+    }
+
+    /// What one message stands for, checked and not yet handed on.
+    pub async fn read(&self, message: Raw, adapter: Option<&Adapter>) -> Result<Vec<Incoming>, Unfit> {
         let events = match adapter {
             None => events_of(message.body),
             Some(adapter) => {
@@ -127,10 +133,7 @@ impl<S: Sink> Feed<S> {
             }
         };
         let items = events.and_then(|events| events.iter().map(item_of).collect::<Result<Vec<_>, _>>());
-        match items {
-            Ok(items) => self.items(items, place, patience).await,
-            Err(detail) => Err(self.bad("invalid", detail)),
-        }
+        items.map_err(|detail| self.bad("invalid", detail))
     }
 
     /// Items that are read already; with none of them the place alone is stored.

@@ -177,13 +177,10 @@ impl<S: Sink> HttpSource<S> {
 }
 
 fn accepted_response(accepted: &Accepted) -> Response<Full<Bytes>> {
-    let body = serde_json::json!({
-        "accepted": accepted.accepted,
-        "duplicates": accepted.duplicates,
-        "ids": accepted.ids,
-    });
+    // Numbers and texts always become JSON.
+    let body = serde_json::to_vec(accepted).unwrap_or_default();
     let response = Response::builder().status(StatusCode::ACCEPTED).header(header::CONTENT_TYPE, "application/json");
-    response.body(Full::new(Bytes::from(body.to_string()))).unwrap_or_default()
+    response.body(Full::new(Bytes::from(body))).unwrap_or_default()
 }
 
 fn method_not_allowed(allow: &'static str) -> Response<Full<Bytes>> {

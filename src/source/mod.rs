@@ -4,6 +4,7 @@
 pub mod feed;
 pub mod http;
 mod problem;
+pub mod proxy;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -75,8 +76,8 @@ impl EndReason {
     }
 }
 
-/// What became of [`Items`]; all of it is durable.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What became of [`Items`]; all of it is durable. Serialized, it is what the sender is told.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Accepted {
     /// New events.
     pub accepted: usize,

@@ -53,6 +53,34 @@ impl EventRejected<'_> {
     }
 }
 
+/// A tap of a proxy source lost a message. The traffic is as it was.
+pub struct TapDropped<'a> {
+    /// Name of the source.
+    pub source: &'a str,
+    /// Why.
+    pub why: &'static str,
+    /// Path of the exchange.
+    pub path: &'a str,
+    /// Messages since the last line in the log, where it is time for one.
+    pub messages: Option<u64>,
+}
+
+impl TapDropped<'_> {
+    /// Moves the metric, and writes the log line where it is time for one.
+    pub fn emit(self) {
+        metrics::counter!("sidehook_tap_dropped_total", "source" => self.source.to_owned()).increment(1);
+        if let Some(messages) = self.messages {
+            tracing::warn!(
+                source = self.source,
+                messages,
+                path = self.path,
+                "a tap lost messages; the last one was {}. What passed through the proxy is not affected",
+                self.why
+            );
+        }
+    }
+}
+
 /// One decision about an event for a webhook that led to no delivery.
 pub struct NotDelivered<'a> {
     /// The webhook.

@@ -29,6 +29,8 @@ pub(in crate::rules) struct Health {
     suspended_until: AtomicI64,
     /// How many evaluations yet are not tried quickly.
     takes_long: AtomicU32,
+    /// Quick tries in a row that came to nothing.
+    misses: AtomicU32,
 }
 
 impl Health {
@@ -44,7 +46,16 @@ impl Health {
 
     /// A quick try came to nothing.
     pub(in crate::rules) fn takes_long(&self) {
-        self.takes_long.store(limits::QUICK_RULE_REST, Ordering::Relaxed);
+        let before = self.misses.fetch_add(1, Ordering::Relaxed);
+        self.takes_long.store(if before == 0 { 1 } else { limits::QUICK_RULE_REST }, Ordering::Relaxed);
+    }
+
+    /// A quick try was good.
+    pub(in crate::rules) fn was_quick(&self) {
+        // Almost always so already; a plain load keeps the line shared between cores.
+        if self.misses.load(Ordering::Relaxed) != 0 {
+            self.misses.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Whether a call may run. After a suspension one call at a time tries whether the rule is well again.
