@@ -16,6 +16,7 @@
 mod adapters;
 mod analyses;
 mod api;
+mod assistant;
 mod commands;
 mod config_cases;
 mod conversations;

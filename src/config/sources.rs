@@ -93,7 +93,7 @@ fn source(d: &mut Decoder<'_>, key: &Key, node: &Node) -> Option<Source> {
             Some(help),
         );
     }
-    if let (Some(Verifier::LiveKit(_)), Some(node)) = (verify.as_deref(), fields.get("token")) {
+    if let (Some(Verifier::LiveKit(_)), Some(node)) = (verify.as_deref(), member(node, "token")) {
         let help = "leave `token` out: the signature says who sends".to_owned();
         d.problem(node.span, "`token` and `scheme: livekit` both want the authorization header", Some(help));
     }

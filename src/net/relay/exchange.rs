@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::copier::{Copier, Copiers, Headers, Seen, Watch};
+use super::framing::Broken;
 use super::head::{self, HeadError, Lines, RequestHead, ResponseHead};
 use super::pump::{self, Stopped};
 use super::refusal::Refusal;
@@ -317,16 +318,21 @@ struct Asked {
     waits: bool,
 }
 
-/// Where sending is, for who receives.
-struct Stage(AtomicU8);
+/// Where sending is, for who receives; and whether something was passed on to the client, for who sends.
+struct Stage(AtomicU8, AtomicBool);
 
 impl Stage {
     fn new() -> Self {
-        Self(AtomicU8::new(Sending::Body as u8))
+        Self(AtomicU8::new(Sending::Body as u8), AtomicBool::new(false))
     }
 
     fn set(&self, sending: Sending) {
         self.0.store(sending as u8, Ordering::Relaxed);
+    }
+
+    /// Why the exchange ends where the request turns out to be none: an answer that has begun is not followed by another.
+    fn bad(&self, broken: Broken) -> Failed {
+        if self.1.load(Ordering::Relaxed) { Failed::Client } else { Failed::Request(HeadError::Chunks(broken)) }
     }
 
     fn is(&self, sending: Sending) -> bool {
@@ -370,7 +376,7 @@ async fn send<I: AsyncRead + AsyncWrite>(s: Sender<'_, I>) -> Result<Infallible,
         }
         Err(Stopped::Short) => return half_close(to, stage).await,
         Err(Stopped::Read(_)) => return Err(Failed::Client),
-        Err(Stopped::Broken(broken)) => return Err(Failed::Request(HeadError::Chunks(broken))),
+        Err(Stopped::Broken(broken)) => return Err(stage.bad(broken)),
     }
     loop {
         if buffer.len() >= limits::RELAY_READ_BYTES {
@@ -471,6 +477,7 @@ impl<I: AsyncRead + AsyncWrite> Receiver<'_, I> {
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), Failed> {
+        self.stage.1.store(true, Ordering::Relaxed);
         self.to.write_all(bytes).await.map_err(|_| Failed::Client)?;
         self.to.flush().await.map_err(|_| Failed::Client)
     }

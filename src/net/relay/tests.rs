@@ -170,6 +170,22 @@ async fn an_answer_before_the_end_of_the_body_arrives() {
 }
 
 #[tokio::test]
+async fn a_body_that_goes_wrong_under_an_answer_ends_both() {
+    let stage = Stage::new().await;
+    let mut client = stage.client().await;
+    let head = "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    client.say(head).await;
+    let mut server = stage.server().await;
+    server.hear(head).await;
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbegun";
+    server.say(answer).await;
+    client.hear(answer).await;
+    client.say("no size\r\n").await;
+    assert_eq!(client.rest().await, "", "no second answer within the first");
+    assert_eq!(server.rest().await, "");
+}
+
+#[tokio::test]
 async fn upgraded_connections_pass_bytes_until_each_side_has_ended() {
     let stage = Stage::new().await;
     let mut client = stage.client().await;
