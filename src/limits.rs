@@ -271,6 +271,36 @@ pub const SCRIPT_PROBLEMS: usize = 20;
 pub const LINGER_BYTES: usize = 16 * 1024 * 1024;
 /// See [`LINGER_BYTES`].
 pub const LINGER: Duration = Duration::from_secs(2);
+/// Messages of a stream that go into one commit when they are there already.
+pub const BATCH_MESSAGES: usize = 64;
+/// What they take together; a larger one goes alone.
+pub const BATCH_BYTES: usize = 1024 * 1024;
+/// Events that an `exec` source has read and the outbox has not taken yet; beyond it they are dropped, or the child waits.
+pub const EXEC_QUEUE_BYTES: usize = 16 * 1024 * 1024;
+/// After a child's end: how long its output must be silent, and how long it is read at most, where others hold it open.
+pub const EXEC_REST: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// How often events that are dropped are told of in the log.
+pub const DROPPED_EVERY: Duration = Duration::from_secs(10);
+/// One read of standard input or of a followed file.
+pub const READ_BYTES: usize = 64 * 1024;
+/// Bytes of a line that a unix connection may hold without asking for room that all connections share.
+pub const FREE_LINE_BYTES: usize = 64 * 1024;
+/// How long an answer may take to be written once sidehook ends.
+pub const LAST_ANSWER: Duration = Duration::from_secs(1);
+/// How often a followed file is looked at without a hint.
+pub const FILE_POLL: Duration = Duration::from_secs(1);
+/// How long a file that was rotated away is still read, once its successor has something in it.
+pub const FILE_LINGER: Duration = Duration::from_millis(500);
+/// Longest id of a server-sent event that is kept.
+pub const EVENT_ID_BYTES: usize = 4 * 1024;
+/// How long an event stream is left alone before it is opened again, until it says otherwise.
+pub const SSE_RETRY: Duration = Duration::from_secs(3);
+/// Shortest and longest pause before an event stream is opened again, whatever it says, before they are spread.
+pub const SSE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
+/// An event stream that is not open again after so long has ended.
+pub const SSE_RESUME: Duration = Duration::from_secs(30);
+/// An event stream on which nothing comes for so long, no comment either, is opened anew.
+pub const SSE_SILENCE: Duration = Duration::from_secs(5 * 60);
 /// Header lines of one message that is relayed.
 pub const HEADER_LINES: usize = 1024;
 /// Extension of one chunk of a body that is relayed.

@@ -44,4 +44,5 @@ mod sealed;
 mod seed;
 mod shapes;
 mod signatures;
+mod sources;
 mod support;

@@ -23,7 +23,7 @@ mod sealing;
 mod settings;
 mod shape;
 mod signing;
-mod sources;
+pub mod sources;
 mod tls;
 mod traps;
 pub mod values;

@@ -56,6 +56,7 @@ pub fn decode(d: &mut Decoder<'_>, root: &Fields<'_>) -> Decoded {
     let dedupe_window = root.duration(d, "dedupe_window", DAY, day);
     let (shutdown_accept, shutdown_grace) = shutdown(d, root);
     sources::same_address(d, root, &sources, &admin);
+    sources::encrypted(d, root, egress.allow_http, &sources);
     let dir = root.get("rules_dir").and_then(|node| d.text(node).map(|text| (node.span, text)));
     let rules_dir = d.locate(dir.as_ref().map_or("rules", |(_, text)| text.as_str()));
     Decoded {

@@ -18,7 +18,7 @@ use crate::secret::Secret;
 use crate::sign::Verifier;
 
 /// Types that this version has.
-const AVAILABLE: [&str; 2] = ["http", "proxy"];
+const AVAILABLE: [&str; 7] = ["http", "proxy", "stdin", "unix", "file", "exec", "sse"];
 
 fn default_source() -> Source {
     let listen = Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 7070)));
@@ -45,10 +45,24 @@ pub fn decode(d: &mut Decoder<'_>, root: &Fields<'_>) -> BTreeMap<String, Source
     for (key, node) in entries {
         check_name(d, key, "source");
         if let Some(source) = source(d, key, node) {
+            if let Some(other) = out.iter().find_map(|(name, other)| same_input(&source, other).then_some(name)) {
+                let message = format!(
+                    "source {} needs standard input, or the end of the process, for itself, and so does source {other}",
+                    key.text
+                );
+                let help = "keep one source of type `stdin` or `exec`; a second assistant gets a sidehook of its own";
+                d.problem(node.span, message, Some(help.to_owned()));
+            }
             out.insert(key.text.clone(), source);
         }
     }
     out
+}
+
+/// A child inherits standard input, and sidehook ends when it does.
+fn same_input(a: &Source, b: &Source) -> bool {
+    let takes = |source: &Source| matches!(source.kind, SourceKind::Stdin | SourceKind::Exec(_));
+    takes(a) && takes(b)
 }
 
 fn source(d: &mut Decoder<'_>, key: &Key, node: &Node) -> Option<Source> {
@@ -121,6 +135,32 @@ pub fn adapters(d: &mut Decoder<'_>, root: &Fields<'_>, library: &Library, sourc
     }
 }
 
+/// Streams are read over TLS, unless they come from this machine or `egress.allow_http` says otherwise.
+pub fn encrypted(d: &mut Decoder<'_>, root: &Fields<'_>, allow_http: bool, sources: &BTreeMap<String, Source>) {
+    let entries = root.get("sources").map(|node| &node.value);
+    let Some(super::yaml::Value::Map(entries)) = entries else { return };
+    for (key, node) in entries {
+        let Some(SourceKind::Sse { url, .. }) = sources.get(&key.text).map(|source| &source.kind) else { continue };
+        if url.scheme() == "http" && !allow_http && !is_loopback(url) {
+            let node = member(node, "url").unwrap_or(node);
+            let message = format!("{} is not encrypted, and not on this machine", d.quote(node));
+            let help = "use https://, or set `egress: {allow_http: true}`".to_owned();
+            d.problem(node.span, message, Some(help));
+        }
+    }
+}
+
+/// Whether a URL leads to this machine, by its host as it is written.
+#[must_use]
+pub fn is_loopback(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
+}
+
 /// A member of a mapping that has a value.
 fn member<'n>(node: &'n Node, name: &str) -> Option<&'n Node> {
     let super::yaml::Value::Map(entries) = &node.value else { return None };
@@ -158,11 +198,14 @@ fn file(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<SourceKind> {
 fn exec(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<SourceKind> {
     let node = fields.require(d, "command", "`command: [python, bot.py]`")?;
     let items = d.list(node)?;
-    let command: Vec<String> = items.iter().filter_map(|item| d.loose(item)).collect();
+    let mut command: Vec<String> = items.iter().filter_map(|item| d.loose(item)).collect();
     if command.first().is_none_or(String::is_empty) {
         let help = "write the program and its arguments: [python, bot.py]".to_owned();
         d.problem(node.span, "there is no program to run", Some(help));
         return None;
+    }
+    if let Some(program) = command.first_mut().filter(|program| program.contains('/')) {
+        *program = d.locate(program).to_string_lossy().into_owned();
     }
     let mut env = Vec::new();
     if let Some(node) = fields.get("env") {

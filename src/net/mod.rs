@@ -2,6 +2,7 @@
 //! connections. It carries bytes and HTTP messages and knows nothing of events, deliveries or the outbox.
 
 mod client;
+mod connections;
 mod connector;
 mod either;
 mod guard;
@@ -16,7 +17,8 @@ pub mod serve;
 pub mod tls;
 mod token;
 
-pub use client::{AGENT, Answer, Client, Failure};
+pub use client::{AGENT, Answer, Client, Failure, Streaming};
+pub use connections::connections;
 pub use guard::{Denied, Guard};
 pub use listener::{ListenError, Listener, Peer, bind};
 pub use receiver::{Received, Receiver, ReceiverOptions};

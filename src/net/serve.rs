@@ -108,7 +108,10 @@ where
 }
 
 /// Waits for a place before it accepts, so that what cannot be served stays in the kernel's queue.
-async fn next(listener: &Listener, places: &Arc<Semaphore>) -> io::Result<(Stream, Peer, OwnedSemaphorePermit)> {
+pub(super) async fn next(
+    listener: &Listener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(Stream, Peer, OwnedSemaphorePermit)> {
     let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
     Ok((stream, peer, place))

@@ -11,8 +11,8 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use tokio::sync::Semaphore;
 
 use self::body::{Media, Read, all_or_problem, items_of, media_of, too_many};
-use super::problem::{Item, Problem};
-use super::{Accepted, Items, Refusal, Sink, SourceSettings};
+use super::problem::Problem;
+use super::{Accepted, Items, Sink, SourceSettings};
 use crate::clock::Timestamp;
 use crate::event::{Incoming, trace};
 use crate::limits;
@@ -98,7 +98,7 @@ impl<S: Sink> HttpSource<S> {
             stream: None,
             offset: None,
         };
-        self.sink.accept(items).await.map_err(refused)
+        self.sink.accept(items).await.map_err(Problem::refused)
     }
 
     /// What the adapter makes of the body: of each line where it is lines, else of the whole.
@@ -221,29 +221,6 @@ fn adapter_failed(error: &RuleError) -> Problem {
 fn too_large(limit: u64) -> Problem {
     let detail = format!("the body is larger than limits.body ({limit} bytes)");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "body too large", detail)
-}
-
-fn refused(refusal: Refusal) -> Problem {
-    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-    match refusal {
-        Refusal::IdConflict { items, detail } => {
-            let item = |index| Item { index, pointer: "/id".into(), reason: "id_conflict".into() };
-            let items = items.into_iter().map(item).collect();
-            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "id_conflict", "id conflict", detail).items(items)
-        }
-        Refusal::TooLarge { index, detail } => {
-            let item = Item { index, pointer: "/conversation".into(), reason: "conversation_too_large".into() };
-            let detail = format!("item {index}: {detail}; nothing was stored");
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "conversation_too_large", "conversation too large", detail)
-                .items(vec![item])
-        }
-        Refusal::Full { detail, retry_after } => {
-            Problem::new(unavailable, "full", "outbox full", detail).retry_after(retry_after.as_secs())
-        }
-        Refusal::Unavailable { detail, retry_after } => {
-            Problem::new(unavailable, "failed", "not available", detail).retry_after(retry_after.as_secs())
-        }
-    }
 }
 
 #[cfg(test)]

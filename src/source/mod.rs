@@ -1,10 +1,18 @@
 //! Where bytes come in. A source reads and checks items and hands them to a [`Sink`]; it knows neither rules nor
 //! webhooks, and acknowledges only what the sink says is durable.
 
+pub mod exec;
 pub mod feed;
+pub mod file;
 pub mod http;
+pub mod lines;
+#[cfg(test)]
+mod probe;
 mod problem;
 pub mod proxy;
+pub mod sse;
+pub mod stdin;
+pub mod unix;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -38,7 +38,7 @@ pub struct EventRejected<'a> {
     /// Name of its source.
     pub source: &'a str,
     /// `malformed`, `invalid`, `id_conflict`, `too_large`, `conversation_too_large`, `media_type`, `unauthorized`,
-    /// `full`, `failed`.
+    /// `full`, `failed`; of events that nobody can be told of, `overflow`.
     pub reason: &'static str,
     /// For the log: what the sender was told.
     pub detail: &'a str,
@@ -50,6 +50,40 @@ impl EventRejected<'_> {
         metrics::counter!("sidehook_events_rejected_total", "source" => self.source.to_owned(), "reason" => self.reason)
             .increment(1);
         tracing::warn!(source = self.source, reason = self.reason, detail = self.detail, "event refused");
+    }
+}
+
+/// Events that were read could not be stored, and whoever sent them cannot send them again.
+pub struct EventsLost<'a> {
+    /// Name of the source.
+    pub source: &'a str,
+    /// `overflow`, or `failed` when sidehook ended first.
+    pub reason: &'static str,
+    /// How many.
+    pub events: usize,
+}
+
+impl EventsLost<'_> {
+    /// Moves the metric only.
+    pub fn count(&self) {
+        let (source, reason) = (self.source.to_owned(), self.reason);
+        metrics::counter!("sidehook_events_rejected_total", "source" => source, "reason" => reason)
+            .increment(self.events as u64);
+    }
+
+    /// Writes the log line only.
+    pub fn log(&self) {
+        let (source, reason, events) = (self.source, self.reason, self.events);
+        if reason == "overflow" {
+            tracing::error!(
+                source,
+                reason,
+                events,
+                "events were dropped: the outbox does not keep up, and the assistant is not made to wait (`on_overflow: drop`)"
+            );
+        } else {
+            tracing::error!(source, reason, events, "events were read but could not be stored before sidehook ended");
+        }
     }
 }
 

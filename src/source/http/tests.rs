@@ -1,63 +1,15 @@
 //! Requests to a sink that keeps what it got, or refuses it.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use super::*;
 use crate::clock::Clock;
-use crate::event::Json;
-use crate::rules::{Adapter, Message, RuleError, ScriptLimits, Scripts};
+use crate::rules::{ScriptLimits, Scripts};
 use crate::secret::Secret;
 use crate::sign::{LiveKit, Verifier};
-use crate::source::{StreamEnd, StreamId};
-
-#[derive(Default)]
-struct Probe {
-    token: Option<Secret>,
-    adapter: Option<Adapter>,
-    verifier: Option<Arc<Verifier>>,
-    body_bytes: Option<u64>,
-    refuse: Option<Refusal>,
-    got: Mutex<Vec<Items>>,
-}
-
-impl Sink for Probe {
-    async fn accept(&self, items: Items) -> Result<Accepted, Refusal> {
-        if let Some(refusal) = &self.refuse {
-            return Err(refusal.clone());
-        }
-        let ids = items.items.iter().map(|i| i.id.as_deref().unwrap_or("made").to_owned()).collect();
-        let accepted = items.items.len();
-        self.got.lock().unwrap().push(items);
-        Ok(Accepted { accepted, duplicates: 0, ids })
-    }
-
-    async fn adapt(&self, adapter: &Adapter, message: Message) -> Result<Vec<Json>, RuleError> {
-        adapter.adapt(&message)
-    }
-
-    fn open_stream(&self) -> StreamId {
-        StreamId(1)
-    }
-
-    async fn ended(&self, _: StreamEnd) {}
-
-    async fn offset(&self, _: &str) -> Result<Option<String>, String> {
-        Ok(None)
-    }
-
-    fn settings(&self, _: &str) -> SourceSettings {
-        SourceSettings {
-            body_bytes: self.body_bytes.unwrap_or(1000),
-            token: self.token.clone(),
-            namespace: "".into(),
-            adapter: self.adapter.clone(),
-            verifier: self.verifier.clone(),
-            now: Timestamp::from_millis(1_767_440_290_000),
-        }
-    }
-}
+use crate::source::Refusal;
+use crate::source::probe::Probe;
 
 async fn ask(sink: Probe, request: http::request::Builder, body: &str) -> (u16, serde_json::Value, Arc<Probe>) {
     let sink = Arc::new(sink);
