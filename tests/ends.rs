@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::events::event;
-use crate::support::{Receiver, Sidehook, eventually};
+use crate::support::{Receiver, Sidehook, eventually, own_address};
 
 const WHOLE: &str = "events: [\"conversation.*\"]\nparams: {type: event.type, id: conversation.id, reason: event.reason, messages: conversation.messages, argument: argument.*}\nwhen: event.type == \"conversation.failed\" || event.type == \"conversation.completed\"";
 
@@ -117,4 +117,54 @@ async fn an_inferred_end_waits_for_late_analysis_as_every_end_does() {
     sidehook.send(&update).await;
     let payload = receiver.wait("/w", 1).await[0].json();
     assert_eq!(payload, json!({"reason": "idle_timeout", "analysis": {"summary": "cut off"}}));
+}
+
+/// An upstream that answers every request with an event stream: these frames, and then the connection breaks off, when
+/// it is told to.
+async fn broken_stream(frames: &'static str) -> (String, tokio::sync::oneshot::Sender<()>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind((own_address(), 0)).await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (cut, is_cut) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = [0; 4096];
+        let _ = stream.read(&mut head).await.unwrap();
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{frames}\r\n",
+            frames.len()
+        );
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let _ = is_cut.await;
+    });
+    (address, cut)
+}
+
+#[tokio::test]
+async fn a_tapped_stream_that_breaks_off_fails_what_it_left_open() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let frames = "data: {\"type\":\"conversation.begin\",\"conversation\":{\"id\":\"open\"}}\n\n\
+                  data: {\"type\":\"message.sent\",\"conversation\":{\"id\":\"open\"},\"message\":{\"n\":1}}\n\n\
+                  data: {\"type\":\"conversation.begin\",\"conversation\":{\"id\":\"done\"}}\n\n\
+                  data: {\"type\":\"conversation.completed\",\"conversation\":{\"id\":\"done\"}}\n\n";
+    let (upstream, cut) = broken_stream(frames).await;
+    let receiver = Receiver::start().await;
+    let ip = own_address();
+    let main = format!(
+        "sources:\n  bot: {{type: proxy, listen: \"{ip}:7072\", upstream: \"http://{upstream}\", taps: [{{path: /stream, read: response, format: sse}}]}}"
+    );
+    let webhook = receiver.webhook("/w", WHOLE);
+    let sidehook = Sidehook::builder().webhook("w", &webhook).main(&main).start().await;
+    let mut assistant = tokio::net::TcpStream::connect((ip, 7072)).await.unwrap();
+    assistant.write_all(b"GET /stream HTTP/1.1\r\nhost: bot\r\n\r\n").await.unwrap();
+    assert_eq!(receiver.wait("/w", 1).await[0].json()["id"], "done");
+    drop(cut);
+    let mut rest = Vec::new();
+    let _ = assistant.read_to_end(&mut rest).await;
+    let failed = receiver.wait("/w", 2).await[1].json();
+    assert_eq!((&failed["id"], &failed["reason"]), (&json!("open"), &json!("disconnected")), "{failed}");
+    assert_eq!(failed["messages"], json!([{"n": 1}]));
+    let metric = sidehook.metric("sidehook_events_received_total", &["source=\"bot\"", "conversation.failed"]).await;
+    assert!((metric - 1.0).abs() < f64::EPSILON, "{metric}");
+    assert_eq!(sidehook.get("/api/v1/ledger").await.json()["balanced"], true);
 }

@@ -33,7 +33,6 @@ mod views;
 mod writer;
 
 use std::collections::HashSet;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc as queue;
@@ -369,47 +368,6 @@ impl Outbox {
             }
             read::waits_due(conn, &self.inner.shared.seal, &webhooks, now, limit)
         })
-    }
-
-    /// Lists conversations whose state is stored, those first that were opened last; `open`: only those that are, or only
-    /// those that are not. A page may hold fewer than `limit` although more follow: go on while there is a cursor.
-    pub async fn conversations(
-        &self,
-        open: Option<bool>,
-        cursor: Option<&str>,
-        limit: usize,
-    ) -> Result<ConversationsPage, OutboxError> {
-        let before = match cursor {
-            Some(text) => Some(open::read_cursor(text).ok_or(OutboxError::BadCursor)?),
-            None => None,
-        };
-        self.look_at_length(move |conn, seal, _| open::list(conn, seal, open, before, limit)).await
-    }
-
-    /// Conversations that are open, those first that have been so longest, behind a place; at most `limit`.
-    pub async fn open_conversations(&self, after: Option<(i64, i64)>, limit: usize) -> Result<OpenPage, OutboxError> {
-        self.inner.readers.glance(|conn| open::by_age(conn, after, limit))
-    }
-
-    /// Open conversations of the streams within `streams`, by stream, behind a place; at most `limit`.
-    pub async fn open_conversations_of(
-        &self,
-        streams: Range<i64>,
-        after: Option<(i64, i64)>,
-        limit: usize,
-    ) -> Result<OpenPage, OutboxError> {
-        self.inner.readers.glance(|conn| open::by_stream(conn, streams.start, streams.end, after, limit))
-    }
-
-    /// The greatest stream that an open conversation came by.
-    pub async fn last_stream(&self) -> Result<Option<i64>, OutboxError> {
-        self.inner.readers.glance(open::last_stream)
-    }
-
-    /// Events whose analyses are due, oldest first, behind the event `after` (0 for the first); at most `limit` and some
-    /// 8 MiB of them.
-    pub async fn analyses_due(&self, after: i64, limit: usize) -> Result<Vec<AnalysisDue>, OutboxError> {
-        self.inner.readers.glance(|conn| read::analyses_due(conn, &self.inner.shared.seal, after, limit))
     }
 
     /// Lists deliveries, newest first. A page may hold fewer than `limit` although more follow: go on while there is a

@@ -2,6 +2,7 @@
 //! to look at. Changes nothing.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,11 +10,56 @@ use rusqlite::{Connection, Row, params};
 
 use super::conversation::origin;
 use super::seal::{Place, Seal};
-use super::types::ConversationKey;
+use super::types::{AnalysisDue, ConversationKey};
 use super::views::{ConversationView, ConversationsPage, OpenConversation, OpenPage};
+use super::{Outbox, OutboxError, read};
 use crate::clock::Timestamp;
 use crate::event::Json;
 use crate::limits;
+
+#[expect(clippy::unused_async, reason = "the seam is async for stores that answer over a network; see `read`")]
+impl Outbox {
+    /// Lists conversations whose state is stored, those first that were opened last; `open`: only those that are, or only
+    /// those that are not. A page may hold fewer than `limit` although more follow: go on while there is a cursor.
+    pub async fn conversations(
+        &self,
+        open: Option<bool>,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<ConversationsPage, OutboxError> {
+        let before = match cursor {
+            Some(text) => Some(read_cursor(text).ok_or(OutboxError::BadCursor)?),
+            None => None,
+        };
+        self.look_at_length(move |conn, seal, _| list(conn, seal, open, before, limit)).await
+    }
+
+    /// Conversations that are open, those first that have been so longest, behind a place; at most `limit`.
+    pub async fn open_conversations(&self, after: Option<(i64, i64)>, limit: usize) -> Result<OpenPage, OutboxError> {
+        self.inner.readers.glance(|conn| by_age(conn, after, limit))
+    }
+
+    /// Open conversations of the streams within `streams`, by stream, behind a place; at most `limit`.
+    pub async fn open_conversations_of(
+        &self,
+        streams: Range<i64>,
+        after: Option<(i64, i64)>,
+        limit: usize,
+    ) -> Result<OpenPage, OutboxError> {
+        self.inner.readers.glance(|conn| by_stream(conn, streams.start, streams.end, after, limit))
+    }
+
+    /// The greatest stream that an open conversation came by.
+    pub async fn last_stream(&self) -> Result<Option<i64>, OutboxError> {
+        self.inner.readers.glance(last_stream)
+    }
+
+    /// Events whose analyses are due, oldest first, behind the event `after` (0 for the first); at most `limit` and some
+    /// 8 MiB of them.
+    pub async fn analyses_due(&self, after: i64, limit: usize) -> Result<Vec<AnalysisDue>, OutboxError> {
+        self.inner.readers.glance(|conn| read::analyses_due(conn, &self.inner.shared.seal, after, limit))
+    }
+}
 
 const COLUMNS: &str = "row, opened_at, heard_at, source, stream, namespace, id";
 
@@ -42,7 +88,7 @@ fn page(rows: &mut rusqlite::Rows<'_>, by: usize, limit: usize) -> rusqlite::Res
 }
 
 /// All of them, those first that have been open longest, behind a place.
-pub(super) fn by_age(conn: &Connection, after: Option<(i64, i64)>, limit: usize) -> rusqlite::Result<OpenPage> {
+fn by_age(conn: &Connection, after: Option<(i64, i64)>, limit: usize) -> rusqlite::Result<OpenPage> {
     let sql = format!(
         "SELECT {COLUMNS} FROM conversation INDEXED BY conversation_open
          WHERE ended_at IS NULL AND (opened_at, row) > (?1, ?2) ORDER BY opened_at, row"
@@ -52,7 +98,7 @@ pub(super) fn by_age(conn: &Connection, after: Option<(i64, i64)>, limit: usize)
 }
 
 /// Those of streams within `from..below`, by stream, behind a place.
-pub(super) fn by_stream(
+fn by_stream(
     conn: &Connection,
     from: i64,
     below: i64,
@@ -69,7 +115,7 @@ pub(super) fn by_stream(
 }
 
 /// Reads a cursor; `None` when nobody here wrote it.
-pub(super) fn read_cursor(text: &str) -> Option<i64> {
+fn read_cursor(text: &str) -> Option<i64> {
     let hex = text.strip_prefix('c')?;
     i64::from_str_radix(hex, 16).ok().filter(|row| *row > 0 && write_cursor(*row) == text)
 }
@@ -79,7 +125,7 @@ fn write_cursor(row: i64) -> String {
 }
 
 /// Conversations before a row, those first that were opened last; `open`: only those that are, or only those that are not.
-pub(super) fn list(
+fn list(
     conn: &Connection,
     seal: &Seal,
     open: Option<bool>,
@@ -126,7 +172,7 @@ fn assistant(maps: Bytes) -> Option<String> {
 }
 
 /// The greatest stream of an open conversation.
-pub(super) fn last_stream(conn: &Connection) -> rusqlite::Result<Option<i64>> {
+fn last_stream(conn: &Connection) -> rusqlite::Result<Option<i64>> {
     conn.prepare_cached("SELECT max(stream) FROM conversation WHERE stream IS NOT NULL AND ended_at IS NULL")?
         .query_row([], |row| row.get(0))
 }
