@@ -18,6 +18,10 @@ pub const EVENTS_PER_REQUEST: usize = 10_000;
 pub const NAME_BYTES: usize = 256;
 /// Errors that a problem document lists.
 pub const PROBLEM_ERRORS: usize = 20;
+/// Refusals that one source logs in [`REFUSALS_WINDOW`]; the metrics count all.
+pub const REFUSALS_LOGGED: u32 = 20;
+/// See [`REFUSALS_LOGGED`].
+pub const REFUSALS_WINDOW: Duration = Duration::from_secs(10);
 /// Response body kept per attempt, and read at all.
 pub const RESPONSE_BYTES: usize = 4 * 1024;
 /// Longest `Retry-After` that is honoured.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+use super::pace::Pace;
 use super::problem::Item;
 use super::{Accepted, Items, Refusal, Sink, StreamId};
 use crate::clock::Timestamp;
@@ -20,11 +21,17 @@ pub struct Feed<S> {
     name: Arc<str>,
     sink: Arc<S>,
     stop: CancellationToken,
+    pace: Arc<Pace>,
 }
 
 impl<S> Clone for Feed<S> {
     fn clone(&self) -> Self {
-        Self { name: Arc::clone(&self.name), sink: Arc::clone(&self.sink), stop: self.stop.clone() }
+        Self {
+            name: Arc::clone(&self.name),
+            sink: Arc::clone(&self.sink),
+            stop: self.stop.clone(),
+            pace: Arc::clone(&self.pace),
+        }
     }
 }
 
@@ -120,7 +127,7 @@ impl<S: Sink> Feed<S> {
     /// For the source called `name`; `stop` ends every wait.
     #[must_use]
     pub fn new(name: Arc<str>, sink: Arc<S>, stop: CancellationToken) -> Self {
-        Self { name, sink, stop }
+        Self { name, sink, stop, pace: Arc::default() }
     }
 
     /// The source's name.
@@ -297,9 +304,10 @@ impl<S: Sink> Feed<S> {
         self.reject(reason, refusal.detail());
     }
 
-    /// Counts and logs a message that is no good.
+    /// Counts a message that is no good, and logs it unless there are too many.
     pub fn reject(&self, reason: &'static str, detail: &str) {
-        EventRejected { source: &self.name, reason, detail }.emit();
+        let unsaid = self.pace.next(self.sink.settings(&self.name).now);
+        EventRejected { source: &self.name, reason, detail, unsaid }.emit();
     }
 }
 

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use tokio::sync::Semaphore;
 
 use self::body::{Media, Read, all_or_problem, items_of, media_of, too_many};
+use super::pace::Pace;
 use super::problem::Problem;
 use super::{Accepted, Items, Sink, SourceSettings};
 use crate::clock::Timestamp;
@@ -25,13 +26,14 @@ pub struct HttpSource<S> {
     sink: Arc<S>,
     /// Bounds the bytes of bodies in memory, in KiB.
     memory: Arc<Semaphore>,
+    pace: Pace,
 }
 
 impl<S: Sink> HttpSource<S> {
     /// A source called `name` in the configuration.
     #[must_use]
     pub fn new(name: Arc<str>, sink: Arc<S>) -> Self {
-        Self { name, sink, memory: Arc::new(Semaphore::new(limits::INFLIGHT_BODY_BYTES / 1024)) }
+        Self { name, sink, memory: Arc::new(Semaphore::new(limits::INFLIGHT_BODY_BYTES / 1024)), pace: Pace::default() }
     }
 
     /// Answers one request. Never fails: what is wrong is told to the sender.
@@ -58,10 +60,12 @@ impl<S: Sink> HttpSource<S> {
         if request.method() != Method::POST {
             return method_not_allowed("POST");
         }
+        let now = settings.now;
         match self.events(request, settings).await {
             Ok(accepted) => accepted_response(&accepted),
             Err(problem) => {
-                EventRejected { source: &self.name, reason: problem.reason(), detail: problem.detail() }.emit();
+                let (reason, detail) = (problem.reason(), problem.detail());
+                EventRejected { source: &self.name, reason, detail, unsaid: self.pace.next(now) }.emit();
                 problem.into_response()
             }
         }

@@ -6,6 +6,7 @@ pub mod feed;
 pub mod file;
 pub mod http;
 pub mod lines;
+mod pace;
 #[cfg(test)]
 mod probe;
 mod problem;

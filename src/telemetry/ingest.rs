@@ -42,14 +42,23 @@ pub struct EventRejected<'a> {
     pub reason: &'static str,
     /// For the log: what the sender was told.
     pub detail: &'a str,
+    /// How many were not logged since the last one that was; none where this one is not either.
+    pub unsaid: Option<u64>,
 }
 
 impl EventRejected<'_> {
-    /// Writes the log line and moves the metric.
+    /// Moves the metric, and writes the log line where it is not too many.
     pub fn emit(self) {
         metrics::counter!("sidehook_events_rejected_total", "source" => self.source.to_owned(), "reason" => self.reason)
             .increment(1);
-        tracing::warn!(source = self.source, reason = self.reason, detail = self.detail, "event refused");
+        let (source, reason, detail) = (self.source, self.reason, self.detail);
+        match self.unsaid {
+            None => {}
+            Some(0) => tracing::warn!(source, reason, detail, "event refused"),
+            Some(before) => {
+                tracing::warn!(source, reason, detail, before, "event refused; as many before it were only counted");
+            }
+        }
     }
 }
 
