@@ -4,16 +4,20 @@
 //! cargo bench --bench crowd
 //! ```
 //!
-//! A hundred webhooks share one sidehook, and senders that each wait for their answer send to all of them in turn. Stretches
-//! in which all destinations answer and stretches in which one accepts and never answers, or answers 503, follow
-//! each other, so that other work on the machine weighs on both alike; counted is what arrives at the other ninety-nine. Then
-//! all are down for a while, and what has gathered goes out.
+//! A hundred webhooks share one sidehook, and senders that each wait for their answer send to all of them in turn. There are
+//! two such sidehooks with receivers of their own: at one all destinations answer, at the other one of them never answers, or
+//! answers 503. They take turns of a tenth of a second, so that other work on the machine weighs on both alike; counted is
+//! what arrives at the other ninety-nine. Three hundred such pairs give a median of ratios with its interval of confidence; a
+//! first round in which all destinations of both answer shows what the method itself makes of nothing. Then all of one are
+//! down for a while, and what has gathered goes out. `SIDEHOOK_BENCH_PAIRS` sets how many pairs there are.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::disallowed_methods,
     clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     missing_docs,
     reason = "a benchmark measures by the real clock, prints, and fails by panicking"
 )]
@@ -35,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 const WEBHOOKS: u64 = 100;
 const SENDERS: u64 = 64;
-const ROUNDS: usize = 8;
+const TURN: Duration = Duration::from_millis(100);
 
 /// How destinations answer: the first one, or all.
 const GOOD: u8 = 0;
@@ -91,36 +95,60 @@ impl Drop for Bench {
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let bench = Bench::start().await;
-        bench.stretch(GOOD).await;
-        println!("{WEBHOOKS} webhooks, {SENDERS} senders, {} s a stretch", seconds().as_secs());
-        for (name, mode) in [("never answers", FIRST_HANGS), ("answers 503", FIRST_FAILS)] {
+        let (well, ill) = (Bench::start().await, Bench::start().await);
+        println!("{WEBHOOKS} webhooks, {SENDERS} senders, {} pairs of {} ms", how_many_pairs(), TURN.as_millis());
+        for (name, mode) in
+            [("none is dead", GOOD), ("one never answers", FIRST_HANGS), ("one answers 503", FIRST_FAILS)]
+        {
+            ill.destinations.mode.store(mode, Ordering::SeqCst);
+            // Connections are made, breakers open.
+            for _ in 0..4 {
+                well.turn().await;
+                ill.turn().await;
+            }
             let mut pairs = Vec::new();
-            for round in 0..ROUNDS {
-                // Each comes first in every other round: the store grows, and later stretches are slower.
-                let (good, bad) = if round % 2 == 0 {
-                    let good = bench.stretch(GOOD).await;
-                    (good, bench.stretch(mode).await)
+            for pair in 0..how_many_pairs() {
+                // Each comes first in every other pair.
+                let (good, bad) = if pair % 2 == 0 {
+                    let good = well.turn().await;
+                    (good, ill.turn().await)
                 } else {
-                    let bad = bench.stretch(mode).await;
-                    (bench.stretch(GOOD).await, bad)
+                    let bad = ill.turn().await;
+                    (well.turn().await, bad)
                 };
                 pairs.push((bad / good, good, bad));
             }
-            pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
-            let shown: Vec<_> = pairs.iter().map(|(ratio, ..)| format!("{ratio:.2}")).collect();
-            let sum = |of: fn(&(f64, f64, f64)) -> f64| pairs.iter().map(of).sum::<f64>();
-            let (good, bad) = (sum(|pair| pair.1), sum(|pair| pair.2));
-            println!(
-                "one {name:<14} the others get {:>5.0}/s instead of {:>5.0}/s, ratio {:.3} (of pairs: {})",
-                bad / ROUNDS as f64,
-                good / ROUNDS as f64,
-                bad / good,
-                shown.join(" ")
-            );
+            report(name, pairs);
         }
-        bench.backlog().await;
+        drop(ill);
+        well.backlog().await;
     });
+}
+
+/// The median of the ratios, its interval of 95 % confidence by the ranks of a binomial distribution (no assumption about how
+/// ratios are spread), and the middle half of them.
+fn report(name: &str, mut pairs: Vec<(f64, f64, f64)>) {
+    pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let n = pairs.len() as f64;
+    let ratio = |rank: f64| pairs[(rank.max(0.0) as usize).min(pairs.len() - 1)].0;
+    let half_width = 0.98 * n.sqrt();
+    let mean = |of: fn(&(f64, f64, f64)) -> f64| pairs.iter().map(of).sum::<f64>() / n;
+    println!(
+        "{name:<18} the others get {:.3} of the rate, 95 % sure within {:.3} to {:.3} (half of the pairs: {:.2} to {:.2}; \
+         {:.0}/s and {:.0}/s)",
+        ratio(n / 2.0),
+        ratio(n / 2.0 - half_width),
+        ratio(n / 2.0 + half_width),
+        ratio(n / 4.0),
+        ratio(n * 3.0 / 4.0),
+        mean(|pair| pair.2),
+        mean(|pair| pair.1)
+    );
+}
+
+/// Pairs of turns for each state of the one destination.
+fn how_many_pairs() -> usize {
+    std::env::var("SIDEHOOK_BENCH_PAIRS").ok().and_then(|s| s.parse().ok()).unwrap_or(300)
 }
 
 fn seconds() -> Duration {
@@ -174,24 +202,31 @@ impl Bench {
         Self { destinations, ingest, sent: Arc::default(), child, _home: home }
     }
 
-    /// Sends for a while and waits for all that can arrive. Answers what arrived at the others, a second.
-    async fn stretch(&self, mode: u8) -> f64 {
-        self.destinations.mode.store(mode, Ordering::SeqCst);
-        let (start, before) = (Instant::now(), self.destinations.others.load(Ordering::SeqCst));
-        self.flood().await;
-        let rate = (self.destinations.others.load(Ordering::SeqCst) - before) as f64 / start.elapsed().as_secs_f64();
-        // Everything settles before the next one.
-        self.destinations.mode.store(GOOD, Ordering::SeqCst);
+    /// Sends for a moment and waits for what can arrive. Answers what arrived at the others, a second.
+    async fn turn(&self) -> f64 {
+        let start = Instant::now();
+        let (before, sent) =
+            (self.destinations.others.load(Ordering::SeqCst), others_among(self.sent.load(Ordering::SeqCst)));
+        self.flood(TURN).await;
+        let expected = before + others_among(self.sent.load(Ordering::SeqCst)) - sent;
+        arrive(expected, || self.destinations.others.load(Ordering::SeqCst)).await;
+        (expected - before) as f64 / start.elapsed().as_secs_f64()
+    }
+
+    /// Sends while all answer, until everything has arrived. Answers webhooks a second.
+    async fn fresh(&self) -> f64 {
+        let (start, before) = (Instant::now(), self.sent.load(Ordering::SeqCst));
+        self.flood(seconds()).await;
         self.settle(self.sent.load(Ordering::SeqCst)).await;
-        rate
+        (self.sent.load(Ordering::SeqCst) - before) as f64 / start.elapsed().as_secs_f64()
     }
 
     /// What gathers while all are down goes out, beside the rate of what is fresh.
     async fn backlog(&self) {
-        let fresh = self.stretch(GOOD).await * WEBHOOKS as f64 / (WEBHOOKS - 1) as f64;
+        let fresh = self.fresh().await;
         self.destinations.mode.store(ALL_FAIL, Ordering::SeqCst);
         let before = self.destinations.arrived();
-        self.flood().await;
+        self.flood(seconds()).await;
         let owed = self.sent.load(Ordering::SeqCst) - before;
         self.destinations.mode.store(GOOD, Ordering::SeqCst);
         // The first tenth is what breakers and retries wait for.
@@ -203,15 +238,11 @@ impl Bench {
     }
 
     async fn settle(&self, expected: u64) {
-        let deadline = Instant::now() + Duration::from_secs(120);
-        while self.destinations.arrived() < expected {
-            assert!(Instant::now() < deadline, "missing: {} of {expected}", self.destinations.arrived());
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        arrive(expected, || self.destinations.arrived()).await;
     }
 
-    async fn flood(&self) {
-        let end = Instant::now() + seconds();
+    async fn flood(&self, time: Duration) {
+        let end = Instant::now() + time;
         let mut senders = Vec::new();
         for _ in 0..SENDERS {
             let (ingest, sent) = (self.ingest.clone(), Arc::clone(&self.sent));
@@ -238,6 +269,19 @@ impl Bench {
         for sender in senders {
             sender.await.unwrap();
         }
+    }
+}
+
+/// How many of the first `sent` events are not the first webhook's.
+fn others_among(sent: u64) -> u64 {
+    sent - sent.div_ceil(WEBHOOKS)
+}
+
+async fn arrive(expected: u64, arrived: impl Fn() -> u64) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while arrived() < expected {
+        assert!(Instant::now() < deadline, "missing: {} of {expected}", arrived());
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

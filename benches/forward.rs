@@ -8,8 +8,10 @@
 //! 2.5 KB conversation. sidehook picks params, runs a rule, commits with fsync, answers, signs and sends over TLS; the bare
 //! one reads the request, sends the same bytes over TLS (hyper, rustls, pooled connections) and answers. Rates are webhooks
 //! that arrived a second, with 128 senders that each wait for their answer; delays are from the moment an event was due to
-//! be sent to the arrival of its webhook, at a quarter of the rate before. Figures of one run differ from those of the
-//! next on a shared machine; the ratios are what to compare.
+//! be sent to the arrival of its webhook, at a quarter of the rate before. Processor time is what the forwarder's process
+//! used per webhook at the highest rate. Figures of one run differ from those of the next on a shared machine; the ratios
+//! are what to compare. `SIDEHOOK_BENCH_BIN` measures another build of sidehook, `SIDEHOOK_BENCH_SECS` sets how long a phase
+//! takes.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -85,25 +87,36 @@ async fn bench() {
     let bare = Process::bare(&target, home.path()).await;
     let sidehook = Process::sidehook(&target, home.path()).await;
     let idle = sidehook.rss_mb();
-    let (bare_rate, bare_delay) = measure(&bare, &arrivals, &mut arrived).await;
-    let (rate, delay) = measure(&sidehook, &arrivals, &mut arrived).await;
+    let Figures { rate: bare_rate, micros: bare_micros, delay: bare_delay } =
+        measure(&bare, &arrivals, &mut arrived).await;
+    let Figures { rate, micros, delay } = measure(&sidehook, &arrivals, &mut arrived).await;
     println!("event: {} bytes, {SENDERS} senders, {} s a phase", event(0, 0).len(), seconds().as_secs());
     println!("                          bare forwarder    sidehook    ratio");
     println!("webhooks/s                {bare_rate:>14.0}    {rate:>8.0}    {:>5.2}", rate / bare_rate);
+    println!("processor us a webhook    {bare_micros:>14.0}    {micros:>8.0}    {:>5.2}", bare_micros / micros);
     println!("p50 at a quarter, ms      {:>14.2}    {:>8.2}", bare_delay.0, delay.0);
     println!("p99 at a quarter, ms      {:>14.2}    {:>8.2}", bare_delay.1, delay.1);
     println!("resident, idle, MB                            {idle:>8.1}");
     println!("resident, after load, MB                      {:>8.1}", sidehook.rss_mb());
 }
 
+/// What was measured of one forwarder.
+struct Figures {
+    /// Webhooks a second.
+    rate: f64,
+    /// Processor time of its process per webhook.
+    micros: f64,
+    /// p50 and p99 in milliseconds.
+    delay: (f64, f64),
+}
+
 /// Highest rate with closed-loop senders, then delays at a quarter of it.
-async fn measure(
-    process: &Process,
-    arrivals: &Arrivals,
-    arrived: &mut mpsc::UnboundedReceiver<u64>,
-) -> (f64, (f64, f64)) {
+async fn measure(process: &Process, arrivals: &Arrivals, arrived: &mut mpsc::UnboundedReceiver<u64>) -> Figures {
     flood(process, arrivals, Duration::from_secs(2)).await;
+    let (used, count) = (process.used_micros(), arrivals.count.load(Ordering::SeqCst));
     let rate = flood(process, arrivals, seconds()).await;
+    let webhooks = arrivals.count.load(Ordering::SeqCst) - count;
+    let micros = (process.used_micros() - used) / webhooks as f64;
     while arrived.try_recv().is_ok() {}
     let before = arrivals.count.load(Ordering::SeqCst);
     let sent = paced(process, arrivals, rate / 4.0).await;
@@ -114,7 +127,7 @@ async fn measure(
     }
     delays.sort_unstable();
     let at = |q: f64| delays[((delays.len() - 1) as f64 * q) as usize] as f64 / 1000.0;
-    (rate, (at(0.5), at(0.99)))
+    Figures { rate, micros, delay: (at(0.5), at(0.99)) }
 }
 
 async fn flood(process: &Process, arrivals: &Arrivals, time: Duration) -> f64 {
@@ -270,12 +283,8 @@ impl Process {
         std::fs::write(home.join("webhooks/crm.yaml"), webhook).unwrap();
         let rule = "fn transform(event, payload) {\n    payload.caller = mask(event.argument.caller);\n    payload.summary = event.analysis[\"conversation-analysis\"]?.result ?? \"\";\n    payload\n}\n";
         std::fs::write(home.join("rules/note.rhai"), rule).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_sidehook"))
-            .args(["run", "--config"])
-            .arg(home)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let built = std::env::var("SIDEHOOK_BENCH_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_sidehook").to_owned());
+        let child = Command::new(built).args(["run", "--config"]).arg(home).stderr(Stdio::null()).spawn().unwrap();
         Self { child, addr }.up().await
     }
 
@@ -287,6 +296,14 @@ impl Process {
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         self
+    }
+
+    /// Processor time since its start, from `/proc` in ticks of 10 ms.
+    fn used_micros(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // The name in parentheses may hold anything; user and system time are fields 14 and 15.
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) * 10_000.0
     }
 
     fn rss_mb(&self) -> f64 {
