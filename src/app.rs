@@ -1,5 +1,7 @@
 //! The only place that wires: build (bind) → serve → drain.
 
+mod sources;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -11,19 +13,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, Parts};
 use crate::clock::{Clock, Entropy};
-use crate::config::model::{Listen, Settings, SourceKind};
+use crate::config::model::{Listen, Settings};
 use crate::config::{self, Generation, Report};
 use crate::dispatch::{self, Dispatcher, Summary};
 use crate::ingest::{self, Ingest};
-use crate::net::{self, ListenError, ServeOptions};
+use crate::net::ListenError;
+use crate::net::relay::UpstreamError;
 use crate::outbox::{CommitError, KnownWebhook, Options, Outbox, OutboxError, WhenFull};
 use crate::reload::{ReloadHandle, Reloader};
 use crate::shutdown::Shutdown;
-use crate::source::http::HttpSource;
+use crate::source::exec::{self, ExecError, Exit, Forward};
+use crate::source::file::FileError;
 use crate::telemetry;
 
 /// How long what is told to let go may take to do so.
 const LET_GO: Duration = Duration::from_secs(1);
+/// How often it is looked whether deliveries are due, when nothing else is waited for.
+const DUE_POLL: Duration = Duration::from_millis(25);
 
 /// Why sidehook did not start.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +43,14 @@ pub enum StartError {
     /// The outbox refused to take note of the webhooks.
     #[error("the outbox could not be prepared")]
     Prepare(#[from] CommitError),
+    /// A proxy's upstream cannot be used.
+    #[error("{what}")]
+    Upstream {
+        /// Which one, by its key.
+        what: String,
+        /// Why.
+        source: UpstreamError,
+    },
     /// A listener could not be bound.
     #[error("{what}")]
     Listen {
@@ -44,6 +58,22 @@ pub enum StartError {
         what: String,
         /// Why.
         source: ListenError,
+    },
+    /// A file cannot be followed.
+    #[error("sources.{name}")]
+    File {
+        /// The source.
+        name: String,
+        /// Why.
+        source: FileError,
+    },
+    /// The assistant could not be started.
+    #[error("sources.{name}")]
+    Exec {
+        /// The source.
+        name: String,
+        /// Why.
+        source: ExecError,
     },
 }
 
@@ -60,10 +90,11 @@ pub struct App {
     generations: watch::Receiver<Arc<Generation>>,
     ready: Arc<AtomicBool>,
     intake: CancellationToken,
+    running: sources::Running,
+    clock: Clock,
     shutdown: Shutdown,
     admin_stop: CancellationToken,
     admin_thread: std::thread::JoinHandle<()>,
-    sources_done: Vec<JoinHandle<()>>,
     dispatcher: JoinHandle<Summary>,
     followers: Vec<JoinHandle<()>>,
 }
@@ -75,6 +106,8 @@ pub struct Leftover {
     pub deliveries: u64,
     /// Events that wait for analysis.
     pub events: u64,
+    /// How the assistant ended, where it was sidehook's child.
+    pub exit: Option<Exit>,
 }
 
 impl App {
@@ -100,9 +133,11 @@ impl App {
         let admin_stop = CancellationToken::new();
         let listening = Arc::new(OnceLock::new());
         let ingest = Ingest::new(outbox.clone(), generations.clone(), clock.clone(), entropy.clone(), intake.clone());
+        ingest.prepare().await?;
         let ingest = Arc::new(ingest.with_troubles(troubles.clone()));
-        let dispatcher = Dispatcher::new(outbox.clone(), generations.clone(), clock.clone(), entropy, shutdown.clone())
-            .with_troubles(troubles);
+        let dispatcher =
+            Dispatcher::new(outbox.clone(), generations.clone(), clock.clone(), entropy.clone(), shutdown.clone())
+                .with_troubles(troubles);
         let wake = dispatcher.handle();
         let admin = Admin::new(Parts {
             outbox: outbox.clone(),
@@ -117,28 +152,14 @@ impl App {
         let (admin, admin_thread) =
             admin.spawn(settings.admin.listen.clone(), admin_stop.clone()).await.map_err(at("admin.listen"))?;
 
-        let mut sources = Vec::new();
-        let mut sources_done = Vec::new();
-        for (name, source) in &settings.sources {
-            match &source.kind {
-                SourceKind::Http { listen, .. } => {
-                    let listener = net::bind(listen).await.map_err(at(&format!("sources.{name}.listen")))?;
-                    sources.push((name.clone(), listener.local().clone()));
-                    let source = HttpSource::new(Arc::from(name.as_str()), Arc::clone(&ingest));
-                    sources_done.push(tokio::spawn(serve_http(listener, Arc::new(source), intake.clone())));
-                }
-                SourceKind::Proxy { .. }
-                | SourceKind::Stdin
-                | SourceKind::Unix { .. }
-                | SourceKind::File { .. }
-                | SourceKind::Exec(_)
-                | SourceKind::Sse { .. } => {}
-            }
-        }
+        let opened = sources::open(&settings.sources).await?;
+        let sources = opened.listening();
         let dispatcher = tokio::spawn(dispatcher.run());
-        let followers = vec![
+        let mut followers = vec![
             tokio::spawn(Arc::clone(&ingest).run_own(heard)),
-            tokio::spawn(ingest.run_waits()),
+            tokio::spawn(Arc::clone(&ingest).run_ends()),
+            tokio::spawn(Arc::clone(&ingest).run_analyses()),
+            tokio::spawn(Arc::clone(&ingest).run_waits()),
             tokio::spawn(reloader.run(shutdown.draining.clone())),
             tokio::spawn(follow(generations.clone(), outbox.clone(), wake)),
         ];
@@ -148,6 +169,8 @@ impl App {
         for (name, listen) in &sources {
             tracing::info!(source = %name, %listen, "takes events");
         }
+        let running = opened.start(&ingest, &generations, &intake, &clock, &entropy)?;
+        followers.push(tokio::spawn(sources::follow(generations.clone(), running.proxies.clone())));
         tracing::info!(admin = %admin, webhooks = generations.borrow().webhooks.len(), "sidehook is ready");
         Ok(Self {
             sources,
@@ -157,44 +180,62 @@ impl App {
             generations,
             ready,
             intake,
+            running,
+            clock,
             shutdown,
             admin_stop,
             admin_thread,
-            sources_done,
             dispatcher,
             followers,
         })
     }
 
-    /// Ends in order: readiness goes red, events are still accepted for `shutdown.accept`, then intake stops, attempts
-    /// in flight get `shutdown.grace`, and the outbox is closed. `hurry` cuts every wait short.
+    /// Waits until there is nothing left to run for: the assistant that was sidehook's child has ended, or standard input
+    /// has, where it is the only source.
+    pub async fn over(&self) {
+        self.running.over().await;
+    }
+
+    /// Hands a signal on to the assistant, where it is sidehook's child.
+    pub fn forward(&self, signal: Forward) {
+        if let Some(child) = &self.running.child {
+            child.forward(signal);
+        }
+    }
+
+    /// Ends in order: readiness goes red, events are still accepted for `shutdown.accept` (of an assistant that is
+    /// sidehook's child, until it has ended, at most for `accept` and `grace` together), then sources stop reading and store
+    /// what they have in hand, intake stops, attempts in flight get `shutdown.grace`, and the outbox is closed. `hurry`
+    /// cuts every wait short.
     pub async fn drain(self, hurry: CancellationToken) -> Leftover {
         self.ready.store(false, Ordering::SeqCst);
         let (accept, grace) = {
             let generation = self.generations.borrow();
             (generation.settings.shutdown_accept, generation.settings.shutdown_grace)
         };
+        let end = tokio::time::Instant::now() + accept + grace;
         tracing::info!(accept_ms = millis(accept), grace_ms = millis(grace), "ending: the last events are still taken");
-        tokio::select! {
-            () = tokio::time::sleep(accept) => {}
-            () = hurry.cancelled() => {}
-        }
-        self.intake.cancel();
+        self.last_words(accept, end, &hurry).await;
+        let exit = self.running.child.as_ref().and_then(exec::Handle::exit);
+        self.running.reading.cancel();
         self.shutdown.draining.cancel();
         let abort = self.shutdown.abort.clone();
+        let intake = self.intake.clone();
         let in_flight = async {
-            for source in self.sources_done {
+            for source in self.running.tasks {
                 // A source that panicked has nothing in flight.
                 let _ = source.await;
             }
+            intake.cancel();
             self.dispatcher.await
         };
         tokio::pin!(in_flight);
         let ended = tokio::select! {
             ended = &mut in_flight => Some(ended),
-            () = tokio::time::sleep(grace) => None,
+            () = tokio::time::sleep_until(end) => None,
             () = hurry.cancelled() => None,
         };
+        self.intake.cancel();
         abort.cancel();
         let ended = match ended {
             Some(ended) => Some(ended),
@@ -220,10 +261,11 @@ impl App {
             Ok(ledger) => Leftover {
                 deliveries: ledger.webhooks.iter().map(|row| row.pending + row.held).sum(),
                 events: ledger.webhooks.iter().map(|row| row.waiting).sum(),
+                exit,
             },
             Err(error) => {
                 tracing::warn!(%error, "the ledger could not be read");
-                Leftover { deliveries: 0, events: 0 }
+                Leftover { deliveries: 0, events: 0, exit }
             }
         };
         self.outbox.close().await;
@@ -231,14 +273,47 @@ impl App {
         let _ = tokio::task::spawn_blocking(move || self.admin_thread.join()).await;
         leftover
     }
-}
 
-async fn serve_http(listener: net::Listener, source: Arc<HttpSource<Ingest>>, stop: CancellationToken) {
-    let service = hyper::service::service_fn(move |request| {
-        let source = Arc::clone(&source);
-        async move { Ok::<_, std::convert::Infallible>(source.handle(request).await) }
-    });
-    net::serve(listener, service, stop, ServeOptions::default()).await;
+    /// Until nobody has anything to say any more.
+    async fn last_words(&self, accept: Duration, end: tokio::time::Instant, hurry: &CancellationToken) {
+        let child = self.running.child.as_ref();
+        let said = async {
+            if let Some(child) = child {
+                child.ended().await;
+            } else if !self.running.is_over() {
+                return tokio::time::sleep(accept).await;
+            }
+            // Nobody may start this sidehook again soon, so what is due goes out first.
+            while self.is_anything_due().await {
+                tokio::time::sleep(DUE_POLL).await;
+            }
+        };
+        tokio::select! {
+            () = said => {}
+            () = tokio::time::sleep_until(end) => {}
+            () = hurry.cancelled() => {}
+        }
+        if let Some(child) = child.filter(|child| child.exit().is_none()) {
+            tracing::warn!("the assistant has not ended in time and is killed");
+            child.kill();
+            // Its last events, and what its end means for its conversations.
+            let _ = tokio::time::timeout(LET_GO, child.ended()).await;
+        }
+    }
+
+    /// Whether a delivery is due or in flight.
+    async fn is_anything_due(&self) -> bool {
+        let names: Vec<Arc<str>> = self.generations.borrow().webhooks.keys().cloned().collect();
+        let now = self.clock.now();
+        for name in names {
+            match self.outbox.due(&name, now, 1).await {
+                Ok(due) if due.is_empty() => {}
+                Ok(_) => return true,
+                Err(_) => return false,
+            }
+        }
+        false
+    }
 }
 
 /// Tells the outbox and the metrics about each new generation.
@@ -255,6 +330,7 @@ async fn follow(mut generations: watch::Receiver<Arc<Generation>>, outbox: Outbo
         }
         dispatch.wake_all().await;
         telemetry::metrics().retain("webhook", |name| generation.webhooks.contains_key(name));
+        telemetry::metrics().retain("analysis", |name| generation.analyses.iter().any(|a| *a.name == *name));
     }
 }
 

@@ -18,6 +18,10 @@ pub const EVENTS_PER_REQUEST: usize = 10_000;
 pub const NAME_BYTES: usize = 256;
 /// Errors that a problem document lists.
 pub const PROBLEM_ERRORS: usize = 20;
+/// Refusals that one source logs in [`REFUSALS_WINDOW`]; the metrics count all.
+pub const REFUSALS_LOGGED: u32 = 20;
+/// See [`REFUSALS_LOGGED`].
+pub const REFUSALS_WINDOW: Duration = Duration::from_secs(10);
 /// Response body kept per attempt, and read at all.
 pub const RESPONSE_BYTES: usize = 4 * 1024;
 /// Longest `Retry-After` that is honoured.
@@ -34,6 +38,23 @@ pub const BODY_READ: Duration = Duration::from_secs(30);
 pub const MEMORY_CONVERSATIONS: usize = 10_000;
 /// What they take in memory together, about; those that were silent longest are given up beyond it.
 pub const MEMORY_CONVERSATION_BYTES: usize = 256 * 1024 * 1024;
+/// Open conversations that one look for silent or orphaned ones reads at once.
+pub const OPEN_PAGE: usize = 256;
+/// Of these, how many are ended at once.
+pub const ENDS_AT_ONCE: usize = 32;
+/// After a start, and after the outbox took nothing for a while, conversations have so long to be heard of again before
+/// they are ended: those whose stream was left behind, and those that are silent for `conversations.idle_timeout`.
+pub const HEARD_AGAIN: Duration = Duration::from_secs(30);
+/// Entries of `analyses`.
+pub const ANALYSES: usize = 32;
+/// Answer of an analysis; a larger one is a failed one.
+pub const ANALYSIS_BYTES: usize = 1024 * 1024;
+/// Conversations whose analyses are called at once; others wait in the outbox.
+pub const ANALYSED_AT_ONCE: usize = 32;
+/// Attempts of one analysis, within its timeout.
+pub const ANALYSIS_ATTEMPTS: u32 = 3;
+/// Pause before the second of them, twice as long before each further one; `Retry-After` may ask for more.
+pub const ANALYSIS_PAUSE: Duration = Duration::from_millis(500);
 /// Length of a dead letter's reason.
 pub const REASON_BYTES: usize = 1024;
 /// Largest answer that the command line reads from a running sidehook.
@@ -254,3 +275,61 @@ pub const SCRIPT_PROBLEMS: usize = 20;
 pub const LINGER_BYTES: usize = 16 * 1024 * 1024;
 /// See [`LINGER_BYTES`].
 pub const LINGER: Duration = Duration::from_secs(2);
+/// Messages of a stream that go into one commit when they are there already.
+pub const BATCH_MESSAGES: usize = 64;
+/// What they take together; a larger one goes alone.
+pub const BATCH_BYTES: usize = 1024 * 1024;
+/// Events that an `exec` source has read and the outbox has not taken yet; beyond it they are dropped, or the child waits.
+pub const EXEC_QUEUE_BYTES: usize = 16 * 1024 * 1024;
+/// After a child's end: how long its output must be silent, and how long it is read at most, where others hold it open.
+pub const EXEC_REST: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// How often events that are dropped are told of in the log.
+pub const DROPPED_EVERY: Duration = Duration::from_secs(10);
+/// One read of standard input or of a followed file.
+pub const READ_BYTES: usize = 64 * 1024;
+/// Bytes of a line that a unix connection may hold without asking for room that all connections share.
+pub const FREE_LINE_BYTES: usize = 64 * 1024;
+/// How long an answer may take to be written once sidehook ends.
+pub const LAST_ANSWER: Duration = Duration::from_secs(1);
+/// How often a followed file is looked at without a hint.
+pub const FILE_POLL: Duration = Duration::from_secs(1);
+/// How long a file that was rotated away is still read, once its successor has something in it.
+pub const FILE_LINGER: Duration = Duration::from_millis(500);
+/// Longest id of a server-sent event that is kept.
+pub const EVENT_ID_BYTES: usize = 4 * 1024;
+/// How long an event stream is left alone before it is opened again, until it says otherwise.
+pub const SSE_RETRY: Duration = Duration::from_secs(3);
+/// Shortest and longest pause before an event stream is opened again, whatever it says, before they are spread.
+pub const SSE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
+/// An event stream that is not open again after so long has ended.
+pub const SSE_RESUME: Duration = Duration::from_secs(30);
+/// An event stream on which nothing comes for so long, no comment either, is opened anew.
+pub const SSE_SILENCE: Duration = Duration::from_secs(5 * 60);
+/// Header lines of one message that is relayed.
+pub const HEADER_LINES: usize = 1024;
+/// Extension of one chunk of a body that is relayed.
+pub const CHUNK_EXTENSION_BYTES: usize = 16 * 1024;
+/// Connections that one proxy source serves at once.
+pub const RELAY_CONNECTIONS: usize = 16 * 1024;
+/// Requests at once over one HTTP/2 connection to a proxy source.
+pub const RELAY_STREAMS: u32 = 1024;
+/// What one read of relayed bytes takes at most, per direction.
+pub const RELAY_READ_BYTES: usize = 64 * 1024;
+/// How long a kept connection to an upstream may have been quiet for a request that must not be sent twice.
+pub const RELAY_RESTED: Duration = Duration::from_secs(1);
+/// How often kept connections to an upstream are looked through.
+pub const RELAY_SWEEP: Duration = Duration::from_secs(5);
+/// How long it is remembered whether an upstream speaks HTTP/2.
+pub const HTTP2_REMEMBERED: Duration = Duration::from_secs(5 * 60);
+/// How long an upstream is given to answer a greeting in HTTP/2.
+pub const HTTP2_GREETING: Duration = Duration::from_secs(1);
+/// Copies that one tapped stream may hold before they are read, and messages of it that wait to be handed on.
+pub const TAP_QUEUE_BYTES: usize = 4 * 1024 * 1024;
+/// Copies that all taps of one source hold together.
+pub const TAP_SOURCE_BYTES: usize = 64 * 1024 * 1024;
+/// Tapped bodies of one source that are committed at once.
+pub const TAP_COMMITS: usize = 256;
+/// What one piece of a compressed body may inflate to.
+pub const TAP_INFLATED_BYTES: usize = 16 * 1024 * 1024;
+/// How often at most a source's log says that its taps lose messages.
+pub const TAP_LOG_PAUSE: Duration = Duration::from_secs(10);

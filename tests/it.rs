@@ -13,7 +13,10 @@
     reason = "test support is not inside a #[test] function, tests measure by the real clock, compare counters exactly and need not be fast"
 )]
 
+mod adapters;
+mod analyses;
 mod api;
+mod assistant;
 mod commands;
 mod config_cases;
 mod conversations;
@@ -21,6 +24,7 @@ mod crash;
 mod destinations;
 mod docs;
 mod draining;
+mod ends;
 mod faults;
 mod fuzz;
 mod ingest;
@@ -30,6 +34,7 @@ mod newcomer;
 mod ordering;
 mod own_events;
 mod params;
+mod proxy;
 mod reloads;
 mod replays;
 mod retries;
@@ -39,4 +44,5 @@ mod sealed;
 mod seed;
 mod shapes;
 mod signatures;
+mod sources;
 mod support;

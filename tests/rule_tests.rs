@@ -295,7 +295,10 @@ async fn each_ready_rule_is_used_by_an_example_that_runs() {
         out.into_owned()
     };
     run(&["check"], 0).await;
-    assert!(run(&["test"], 0).await.ends_with("9 passed\n"));
+    let tested = run(&["test"], 0).await;
+    // Its folder of rules holds the adapters as well.
+    let ready = tested.lines().filter(|line| line.starts_with("ok ") && !line.contains(" adapters/"));
+    assert_eq!(ready.count(), 9, "{tested}");
     let mut used = BTreeSet::new();
     for (webhook, part) in [
         ("slack", json!({"text": ":white_check_mark: Conversation completed: Refund for [email]"})),

@@ -7,12 +7,10 @@ use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use serde_json::json;
 
+use super::pages::{DEFAULT_LIMIT, read_limit};
 use super::problem::{bad_request, failed, not_found, problem};
 use super::{Admin, replay};
 use crate::outbox::{CommitError, Filter, OutboxError, Retried};
-
-const DEFAULT_LIMIT: usize = 50;
-const MAX_LIMIT: usize = 1000;
 
 pub(super) async fn list(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Response {
     let mut filter = Filter::default();
@@ -23,13 +21,7 @@ pub(super) async fn list(State(admin): State<Admin>, RawQuery(query): RawQuery) 
                 cursor = Some(value.into_owned());
                 Ok(())
             }
-            "limit" => match value.parse() {
-                Ok(n) if (1..=MAX_LIMIT).contains(&n) => {
-                    limit = n;
-                    Ok(())
-                }
-                _ => Err(format!("limit must be a whole number from 1 to {MAX_LIMIT}, not {value:?}")),
-            },
+            "limit" => read_limit(&value).map(|n| limit = n),
             key => filter.set(key, &value),
         };
         if let Err(reason) = set {

@@ -5,9 +5,10 @@ use crate::outbox::Gauges;
 use crate::telemetry;
 
 /// Sets them. A webhook that is gone has series only while something of it is left to tell of.
-pub(super) fn publish(gauges: &Gauges, now: Timestamp, in_force: impl Fn(&str) -> bool) {
+/// `in_memory`: open conversations whose state is not in the outbox.
+pub(super) fn publish(gauges: &Gauges, in_memory: usize, now: Timestamp, in_force: impl Fn(&str) -> bool) {
     metrics::gauge!("sidehook_outbox_bytes").set(float(gauges.bytes));
-    metrics::gauge!("sidehook_conversations_open").set(float(gauges.conversations_open));
+    metrics::gauge!("sidehook_conversations_open").set(float(gauges.conversations_open + in_memory as u64));
     for row in &gauges.ledger.webhooks {
         if !in_force(&row.webhook) && row.pending + row.held + row.dead == 0 {
             telemetry::metrics().retain("webhook", |name| name != row.webhook);

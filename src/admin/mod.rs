@@ -1,9 +1,11 @@
 //! The admin listener: probes, metrics and the API, on a thread and runtime of its own, so that it answers while
 //! everything else is under full load.
 
+mod conversations;
 mod deliveries;
 mod gauges;
 mod guard;
+mod pages;
 mod problem;
 mod replay;
 mod status;
@@ -93,6 +95,7 @@ impl Admin {
             .route("/api/v1/webhooks/{name}/resume", post(webhooks::resume))
             .route("/api/v1/webhooks/{name}/test", post(webhooks::test))
             .route("/api/v1/replay", post(replay::replay))
+            .route("/api/v1/conversations", get(conversations::list))
             .route("/api/v1/deliveries", get(deliveries::list))
             .route("/api/v1/deliveries/retry", post(deliveries::retry_where))
             .route("/api/v1/deliveries/{id}", get(deliveries::show))

@@ -27,7 +27,8 @@ pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
     match admin.outbox.gauges().await {
         Ok(gauges) => {
             let current = admin.generations.borrow().clone();
-            gauges::publish(&gauges, admin.clock.now(), |webhook| current.webhooks.contains_key(webhook));
+            let in_memory = admin.ingest.open_in_memory();
+            gauges::publish(&gauges, in_memory, admin.clock.now(), |webhook| current.webhooks.contains_key(webhook));
         }
         Err(error) => tracing::warn!(%error, "the outbox's figures could not be read for a scrape"),
     }

@@ -61,7 +61,12 @@ fn describe(generation: &Generation) -> String {
     let off = generation.webhooks.len() - enabled;
     let off = if off == 0 { String::new() } else { format!(" and {off} disabled") };
     let (webhooks, sources) = (plural(enabled, "webhook"), plural(generation.settings.sources.len(), "source"));
-    format!("the configuration is good: {webhooks}{off}, {sources}\n")
+    let analyses = match generation.analyses.len() {
+        0 => String::new(),
+        1 => ", 1 analysis".to_owned(),
+        n => format!(", {n} analyses"),
+    };
+    format!("the configuration is good: {webhooks}{off}, {sources}{analyses}\n")
 }
 
 fn plural(n: usize, what: &str) -> String {
@@ -77,6 +82,7 @@ fn summary(result: &Result<Generation, Report>, valid: bool) -> serde_json::Valu
             "config_hash": generation.hash,
             "webhooks": generation.webhooks.keys().map(AsRef::as_ref).collect::<Vec<&str>>(),
             "sources": generation.settings.sources.keys().collect::<Vec<_>>(),
+            "analyses": generation.analyses.iter().map(|analysis| &*analysis.name).collect::<Vec<&str>>(),
         }),
         Err(report) => json!({"valid": false, "problems": report.to_json(), "omitted": report.omitted}),
     }

@@ -5,6 +5,7 @@
 pub mod check;
 pub mod deliveries;
 pub mod demo;
+pub mod import;
 pub mod ledger;
 pub mod listen;
 pub mod outbox;
@@ -91,6 +92,8 @@ enum Command {
     Ledger(ledger::Args),
     /// Verifies a webhook's signature.
     Verify(verify::Args),
+    /// Makes webhook files of another product's definitions.
+    Import(import::Args),
     /// Helps to write rules.
     Rules(rules::Args),
     /// Makes secrets.
@@ -121,6 +124,7 @@ pub fn main() -> ExitCode {
         Command::Deliveries(args) => deliveries::run(&args, config),
         Command::Ledger(args) => ledger::run(&args, config),
         Command::Verify(args) => verify::run(args),
+        Command::Import(args) => import::run(&args, config),
         Command::Rules(args) => rules::run(&args),
         Command::Secret(args) => secret::run(&args),
         Command::Schema(args) => schema::run(&args),

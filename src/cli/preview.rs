@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::test::Paint;
 use super::{exit, load, print};
 use crate::clock::{Clock, Entropy};
-use crate::config::Webhook;
-use crate::event::{Event, Incoming, Json, Kind, Stamp, State};
+use crate::config::{Generation, Webhook};
+use crate::event::{Event, Incoming, Json, Kind, Role, Stamp, State};
 use crate::rules::testing::{diff, value};
 use crate::rules::{FilteredBy, Format, Outcome, Payload, Trace};
 
@@ -49,13 +49,16 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
     let outcome = subscribed.then(|| webhook.program.evaluate(&event, Some(&mut trace)));
     let failed = matches!(outcome, Some(Outcome::Failed { .. }));
     let text = if args.json {
-        format!("{}\n", as_json(webhook, &event, outcome.as_ref(), &trace))
+        format!("{}\n", as_json(webhook, &event, outcome.as_ref(), &trace, &missing_analyses(&generation, &event)))
     } else {
         let mut out = format!("event {} ({})\n", event.id, event.kind);
         if !webhook.enabled {
             out.push_str("note: the webhook has `enabled: false`, so nothing is sent until that is changed\n");
         }
         let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        if subscribed && let Some(note) = not_called(&generation, &event) {
+            let _ = writeln!(out, "note: {note}");
+        }
         if let Some(outcome) = &outcome {
             out.push_str(&shown(webhook, outcome, &trace, &Paint { color }));
         } else {
@@ -96,6 +99,26 @@ fn read(file: &Path) -> anyhow::Result<Event> {
     Ok(state.assemble(&incoming, None, stamp))
 }
 
+/// What a preview leaves out: it sends nothing, so it calls nothing either.
+fn not_called(generation: &Generation, event: &Event) -> Option<String> {
+    let missing = missing_analyses(generation, event);
+    (!missing.is_empty()).then(|| {
+        format!(
+            "analyses are not called in a preview; without {} in the event's `analysis` it is shown as if they had failed",
+            missing.join(", ")
+        )
+    })
+}
+
+fn missing_analyses(generation: &Generation, event: &Event) -> Vec<String> {
+    if Role::of(&event.kind) != Role::End {
+        return Vec::new();
+    }
+    let there = event.map("analysis");
+    let missing = generation.analyses.iter().filter(|analysis| there.get(&analysis.name).is_none());
+    missing.map(|analysis| analysis.name.to_string()).collect()
+}
+
 /// The headers of a first attempt, signature included; configured ones by name only, since their values are secrets.
 fn headers(webhook: &Webhook, payload: &Payload) -> Vec<(String, String)> {
     let now = Clock::System.now();
@@ -110,7 +133,13 @@ fn headers(webhook: &Webhook, payload: &Payload) -> Vec<(String, String)> {
     headers
 }
 
-fn as_json(webhook: &Webhook, event: &Event, outcome: Option<&Outcome>, trace: &Trace) -> String {
+fn as_json(
+    webhook: &Webhook,
+    event: &Event,
+    outcome: Option<&Outcome>,
+    trace: &Trace,
+    not_called: &[String],
+) -> String {
     let (deliveries, error) = match outcome {
         None | Some(Outcome::Filtered(_)) => (&[][..], None),
         Some(Outcome::Payloads(payloads)) => (&payloads[..], None),
@@ -133,6 +162,7 @@ fn as_json(webhook: &Webhook, event: &Event, outcome: Option<&Outcome>, trace: &
     };
     let rest = json!({
         "reason": reason,
+        "analyses_not_called": not_called,
         "log": trace.log,
         "operations": trace.operations,
         "micros": trace.micros,

@@ -9,6 +9,7 @@ use super::{check, exit};
 use crate::app::{App, StartError};
 use crate::clock::{Clock, Entropy};
 use crate::limits;
+use crate::source::exec::{Exit, Forward};
 
 /// Arguments of `sidehook run`.
 #[derive(clap::Args)]
@@ -27,7 +28,7 @@ pub fn run(_args: &Args, config: &Path) -> anyhow::Result<u8> {
         let mut signals = Signals::catch()?;
         let started = tokio::select! {
             started = App::start(config, Clock::System, Entropy::system()) => started,
-            () = signals.end() => return Ok(exit::OK),
+            _ = signals.end() => return Ok(exit::OK),
         };
         let app = match started {
             Ok(app) => app,
@@ -58,21 +59,23 @@ impl Signals {
         })
     }
 
-    /// Waits for SIGTERM or SIGINT.
-    async fn end(&mut self) {
+    /// Waits for SIGTERM or SIGINT, and tells which.
+    async fn end(&mut self) -> Forward {
         tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
+            _ = self.term.recv() => Forward::Term,
+            _ = self.int.recv() => Forward::Int,
         }
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then drains; SIGHUP reloads.
+/// Serves until SIGTERM or SIGINT, which an assistant that is sidehook's child gets too, or until there is nothing left to
+/// serve; then drains. SIGHUP reloads. The exit code is the child's, where there is one.
 pub(super) async fn serve(app: App, mut signals: Signals) -> anyhow::Result<u8> {
     loop {
         tokio::select! {
-            _ = signals.term.recv() => break,
-            _ = signals.int.recv() => break,
+            _ = signals.term.recv() => break app.forward(Forward::Term),
+            _ = signals.int.recv() => break app.forward(Forward::Int),
+            () = app.over() => break,
             _ = signals.hup.recv() => {
                 let reload = app.reload.clone();
                 tokio::spawn(async move { reload.reload().await });
@@ -92,5 +95,5 @@ pub(super) async fn serve(app: App, mut signals: Signals) -> anyhow::Result<u8> 
         waiting_events = left.events,
         "ended; what waits in the outbox goes out after the next start, with unchanged ids"
     );
-    Ok(exit::OK)
+    Ok(left.exit.map_or(exit::OK, Exit::status))
 }

@@ -94,7 +94,7 @@ impl Decoder<'_> {
         }
         match kind {
             Kind::Any | Kind::Source | Kind::Selector => {}
-            Kind::Text | Kind::Hidden | Kind::Path => drop(self.text(node)),
+            Kind::Text | Kind::Path => drop(self.text(node)),
             Kind::Url => drop(self.text(node).map(|t| self.url_shape(node, &t))),
             Kind::Bool => drop(self.boolean(node)),
             Kind::Integer(min, max) => drop(self.integer(node, *min, *max)),

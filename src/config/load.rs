@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::cases::Case;
 use super::decode::Decoder;
 use super::fields::Fields;
-use super::model::{Generation, Inputs, Reach, Webhook};
+use super::model::{Analysis, Generation, Inputs, Reach, Webhook};
 use super::reader::{self, ReadError, Reader};
 use super::report::{Problem, Report};
 use super::settings::{self, check_name};
@@ -90,6 +90,7 @@ fn once(path: &Path, env: &dyn Fn(&str) -> Option<String>, clock: &Clock, tests:
             hash: hash.clone(),
             settings: parts.settings,
             webhooks: parts.webhooks,
+            analyses: parts.analyses,
             scripts: parts.scripts,
             rules_dir,
             warnings: all_warnings(warnings, &inputs),
@@ -121,6 +122,7 @@ fn missing(d: &mut Decoder<'_>, path: &Path, directory: bool, file: &Path) {
 struct Parts {
     settings: super::model::Settings,
     webhooks: BTreeMap<Arc<str>, Arc<Webhook>>,
+    analyses: Vec<Arc<Analysis>>,
     scripts: Arc<crate::rules::Scripts>,
     rules_dir: PathBuf,
     test_files: Vec<String>,
@@ -186,6 +188,7 @@ fn compile(
     root?;
     Some(Parts {
         settings: decoded.settings,
+        analyses: decoded.analyses,
         webhooks,
         scripts: library.scripts,
         rules_dir: decoded.rules_dir,

@@ -36,7 +36,7 @@ pub fn tree(node: &Node, kind: &Kind, out: &mut Vec<Span>) {
                 }
             }
         }
-        (Kind::Secret | Kind::Hidden | Kind::HeaderValue, _) => everything(node, out),
+        (Kind::Secret | Kind::HeaderValue, _) => everything(node, out),
         (Kind::Url, Value::Scalar(s)) => address(node, &s.text, out),
         (Kind::Block(block), Value::Map(entries)) => entries.iter().for_each(|(k, v)| entry(block, &k.text, v, out)),
         (Kind::Source, Value::Map(entries)) => {

@@ -1,6 +1,7 @@
 //! Files in, one validated generation out. `yaml` gives a tree with places, `decode` and its neighbours walk it and
 //! record every problem, `load` does the I/O around them. Nothing here connects, listens or keeps state.
 
+mod analyses;
 mod auth;
 mod cases;
 mod decode;
@@ -11,6 +12,7 @@ mod mask;
 pub mod model;
 mod params;
 mod proxy;
+pub mod rapida;
 mod reader;
 pub mod report;
 pub mod rewrite;
@@ -21,10 +23,11 @@ mod sealing;
 mod settings;
 mod shape;
 mod signing;
-mod sources;
+pub mod sources;
 mod tls;
 mod traps;
 pub mod values;
+mod verify;
 mod webhook;
 mod yaml;
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 
 use crate::delivery::{BreakerPolicy, Rate, RetryPolicy};
-use crate::rules::{Program, Scripts};
+use crate::rules::{Params, Program, Scripts};
 use crate::secret::{Secret, SecretKey};
 use crate::sign::Signer;
 pub use sources::{Exec, Overflow, Read, Source, SourceKind, Tap, TapFormat};
@@ -24,6 +24,8 @@ pub struct Generation {
     pub settings: Settings,
     /// By name, disabled ones included.
     pub webhooks: BTreeMap<Arc<str>, Arc<Webhook>>,
+    /// `analyses`, in the order of the file.
+    pub analyses: Vec<Arc<Analysis>>,
     /// All scripts.
     pub scripts: Arc<Scripts>,
     /// `rules_dir` as it is named to people.
@@ -278,6 +280,26 @@ pub struct WaitFor {
     pub timeout: Duration,
 }
 
+/// One of `analyses`: a call at the end of a conversation.
+pub struct Analysis {
+    /// What its answer is called under `analysis`.
+    pub name: Arc<str>,
+    /// Where it is posted.
+    pub url: url::Url,
+    /// The URL as people see it.
+    pub shown_url: String,
+    /// What is posted.
+    pub params: Params,
+    /// Configured headers; values are secrets.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// All of it: repeated attempts and the answer's body included.
+    pub timeout: Duration,
+    /// `tls`
+    pub tls: Tls,
+    /// `auth`
+    pub auth: Option<Auth>,
+}
+
 /// One webhook.
 pub struct Webhook {
     /// Its name.
@@ -328,11 +350,23 @@ impl Webhook {
     /// A text that may name the URL's host, which stays hidden where the URL hides it.
     #[must_use]
     pub fn hide_host(&self, text: String) -> String {
-        match self.url.host_str().filter(|host| !self.shown_url.to_ascii_lowercase().contains(host)) {
-            // Names in errors have no brackets.
-            Some(host) => text.replace(host.trim_start_matches('[').trim_end_matches(']'), super::mask::STARS),
-            None => text,
-        }
+        hide_host(&self.url, &self.shown_url, text)
+    }
+}
+
+impl Analysis {
+    /// As [`Webhook::hide_host`].
+    #[must_use]
+    pub fn hide_host(&self, text: String) -> String {
+        hide_host(&self.url, &self.shown_url, text)
+    }
+}
+
+fn hide_host(url: &url::Url, shown: &str, text: String) -> String {
+    match url.host_str().filter(|host| !shown.to_ascii_lowercase().contains(host)) {
+        // Names in errors have no brackets.
+        Some(host) => text.replace(host.trim_start_matches('[').trim_end_matches(']'), super::mask::STARS),
+        None => text,
     }
 }
 

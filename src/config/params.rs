@@ -11,6 +11,11 @@ use super::webhook::hide;
 use super::yaml::{Meaning, Node, Value, meaning_of};
 use crate::rules::{Missing, Params, Selector};
 
+/// Reads `params` of a mapping that has no `missing`: what is not there is left out.
+pub fn plain(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Params {
+    entries(d, fields, Missing::Omit)
+}
+
 /// Reads `params` and `missing`.
 pub fn decode(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Params {
     let missing = match fields.get_nullable("missing") {
@@ -21,6 +26,10 @@ pub fn decode(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Params {
             _ => Missing::Omit,
         },
     };
+    entries(d, fields, missing)
+}
+
+fn entries(d: &mut Decoder<'_>, fields: &Fields<'_>, missing: Missing) -> Params {
     let Some(node) = fields.get("params") else {
         return default(missing);
     };

@@ -166,7 +166,7 @@ fn block(json: &Json, indent: usize, out: &mut String) {
 }
 
 /// A text, in quotes unless it is plainly a text.
-fn text(text: &str, out: &mut String) {
+pub(super) fn text(text: &str, out: &mut String) {
     let plain = text.starts_with(|c: char| c.is_ascii_alphabetic())
         && !text.ends_with(' ')
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, ' ' | '_' | '.' | '-'))

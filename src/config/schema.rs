@@ -74,7 +74,6 @@ fn or_variable(schema: &Value) -> Value {
 fn of(kind: &Kind, defs: &mut Map<String, Value>) -> Value {
     match kind {
         Kind::Text | Kind::Path => json!({"type": "string"}),
-        Kind::Hidden => json!({"type": ["string", "number", "boolean"]}),
         Kind::HeaderValue => json!({"anyOf": [{"type": ["number", "boolean"]}, of(&Kind::Secret, defs)]}),
         Kind::Bool => or_variable(&json!({"type": "boolean"})),
         Kind::Integer(min, max) => or_variable(&json!({"type": "integer", "minimum": min, "maximum": max})),

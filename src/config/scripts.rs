@@ -213,7 +213,7 @@ impl Library {
         }
         let shown = d.quote(node);
         if name.starts_with(LIBRARY) {
-            return self.unknown_of_library(d, node, &name);
+            return unknown_of_library(d, node, &name);
         }
         if Path::new(&name).is_absolute() || name.split('/').any(|part| part == "..") {
             let help = format!("write its path relative to {}", self.shown_dir);
@@ -229,16 +229,6 @@ impl Library {
             None => format!("scripts there: {}", self.files.iter().take(10).cloned().collect::<Vec<_>>().join(", ")),
         };
         d.problem(node.span, format!("no script {shown} in {}", self.shown_dir), Some(help));
-        None
-    }
-
-    fn unknown_of_library(&self, d: &mut Decoder<'_>, node: &Node, name: &str) -> Option<Arc<Rule>> {
-        let inside = || self.scripts.rules().map(|rule| rule.file()).filter(|file| file.starts_with(LIBRARY));
-        let help = match values::nearest(name, inside()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("it holds {}", inside().collect::<Vec<_>>().join(", ")),
-        };
-        d.problem(node.span, format!("the binary holds no script {}", d.quote(node)), Some(help));
         None
     }
 
@@ -278,4 +268,15 @@ impl Library {
             }
         }
     }
+}
+
+/// Records that the binary has no such script.
+fn unknown_of_library(d: &mut Decoder<'_>, node: &Node, name: &str) -> Option<Arc<Rule>> {
+    let inside: Vec<String> = Scripts::inside().collect();
+    let help = match values::nearest(name, inside.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("it holds {}", inside.join(", ")),
+    };
+    d.problem(node.span, format!("the binary holds no script {}", d.quote(node)), Some(help));
+    None
 }

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::analyses;
 use super::decode::Decoder;
 use super::fields::Fields;
-use super::model::{Admin, Conversations, Egress, Listen, OutboxSettings, Reach, Settings, SourceKind};
+use super::model::{Admin, Analysis, Conversations, Egress, Listen, OutboxSettings, Reach, Settings, SourceKind};
 use super::proxy;
 use super::sealing;
 use super::shape;
@@ -26,6 +28,8 @@ const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 pub struct Decoded {
     /// The settings.
     pub settings: Settings,
+    /// `analyses`
+    pub analyses: Vec<Arc<Analysis>>,
     /// `limits.script_operations`, `limits.script_time`
     pub script_limits: ScriptLimits,
     /// `rules_dir`
@@ -48,13 +52,15 @@ pub fn decode(d: &mut Decoder<'_>, root: &Fields<'_>) -> Decoded {
     let reload = root.get("reload").and_then(|node| d.fields(node, &shape::RELOAD, None));
     let run_tests = reload.as_ref().is_some_and(|fields| fields.boolean(d, "run_tests", false));
     let canary = reload.as_ref().map_or(0, |fields| canary(d, fields, &outbox));
-    let _ = root.get("analyses");
+    let analyses = analyses::decode(d, root, egress.allow_http);
     let dedupe_window = root.duration(d, "dedupe_window", DAY, day);
     let (shutdown_accept, shutdown_grace) = shutdown(d, root);
     sources::same_address(d, root, &sources, &admin);
+    sources::encrypted(d, root, egress.allow_http, &sources);
     let dir = root.get("rules_dir").and_then(|node| d.text(node).map(|text| (node.span, text)));
     let rules_dir = d.locate(dir.as_ref().map_or("rules", |(_, text)| text.as_str()));
     Decoded {
+        analyses,
         script_limits,
         rules_dir,
         // The default need not be there, written out or not.
@@ -175,6 +181,17 @@ fn conversations(d: &mut Decoder<'_>, root: &Fields<'_>) -> Conversations {
     out.durable = fields.choice(d, "state", "durable") == "durable";
     out.retain = fields.duration(d, "retain", out.retain, (Duration::ZERO, YEARS));
     out.max_open_age = fields.duration(d, "max_open_age", out.max_open_age, (SECOND, YEARS));
+    out.idle_timeout = fields.get("idle_timeout").and_then(|node| d.duration(node, SECOND, YEARS));
+    if let (Some(idle), Some(node)) = (out.idle_timeout, fields.get("idle_timeout"))
+        && idle > out.max_open_age
+    {
+        let message = format!(
+            "`idle_timeout` ({}) is beyond `max_open_age` ({}), after which nothing is known of a conversation",
+            values::show_duration(idle),
+            values::show_duration(out.max_open_age)
+        );
+        d.problem(node.span, message, Some("raise `max_open_age`, or lower this".to_owned()));
+    }
     out
 }
 

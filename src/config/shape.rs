@@ -24,8 +24,6 @@ pub enum Kind {
     Rate,
     /// A literal, `{env: NAME}` or `{file: PATH}`.
     Secret,
-    /// Text that is shown to nobody: a header's value.
-    Hidden,
     /// A header's value: text, or from where it comes, as a secret.
     HeaderValue,
     /// A path, relative to the config directory.
@@ -120,7 +118,12 @@ pub static ROOT: Block = Block {
         key("rules_dir", Kind::Path, "\"rules\"", "Folder of the Rhai scripts."),
         key("rules_env", Kind::List(&Kind::Text), "[]", "Environment variables that env() may read."),
         key("dedupe_window", Kind::Duration, "\"24h\"", "How long an event's id is remembered."),
-        later("analyses", Kind::List(&Kind::Block(&ANALYSIS)), "HTTP calls made at a conversation's end."),
+        key(
+            "analyses",
+            Kind::List(&Kind::Block(&ANALYSIS)),
+            "[]",
+            "HTTP calls made at a conversation's end, before its webhooks.",
+        ),
         key("outbox", Kind::Block(&OUTBOX), "", "Where deliveries are kept until they are done."),
         key("conversations", Kind::Block(&CONVERSATIONS), "", "How conversation state is kept."),
         key("admin", Kind::Block(&ADMIN), "", "Health, metrics and API."),
@@ -300,13 +303,13 @@ pub static BREAKER: Block = Block {
 pub static ANALYSIS: Block = Block {
     name: "analysis",
     keys: &[
-        later("name", Kind::Text, "Its name under analysis."),
-        later("url", Kind::Url, "What is called."),
-        later("params", Kind::Map(&Kind::Selector), "Request body."),
-        later("headers", Kind::Map(&Kind::Hidden), "Request headers."),
-        later("timeout", Kind::Duration, "Longest wait."),
-        later("tls", Kind::Block(&TLS), "Certificates."),
-        later("auth", Kind::Block(&AUTH), "Authentication."),
+        required("name", Kind::Text, "What it becomes: analysis.NAME."),
+        required("url", Kind::Url, "Where it is posted."),
+        key("params", Kind::Map(&Kind::Selector), "", "Payload key to selector. Default: event and data."),
+        key("headers", Kind::Map(&Kind::HeaderValue), "{}", "Request headers. Values are never shown."),
+        key("timeout", Kind::Duration, "\"30s\"", "All of it: repeated attempts and the answer's body included."),
+        key("tls", Kind::Block(&TLS), "", "Certificates of this destination."),
+        key("auth", Kind::Block(&AUTH), "", "How sidehook shows who it is; one of basic, bearer, oauth2."),
     ],
 };
 
@@ -352,10 +355,11 @@ pub static CONVERSATIONS: Block = Block {
     keys: &[
         key("state", Kind::Choice(&["durable", "memory"]), "\"durable\"", "Whether state outlives a restart."),
         key("retain", Kind::Duration, "\"1h\"", "How long state is kept after the end."),
-        later(
+        key(
             "idle_timeout",
             Kind::Either(&[Kind::Duration, Kind::Null]),
-            "When an idle conversation counts as failed.",
+            "null",
+            "After so long without an event an open conversation has failed.",
         ),
         key("max_open_age", Kind::Duration, "\"7d\"", "When an open conversation's state is given up."),
     ],
@@ -474,7 +478,7 @@ pub static SHUTDOWN: Block = Block {
     ],
 };
 
-pub use sources::{SOURCE_HTTP, SOURCE_TYPES, TAP, TAP_FORMATS, source};
+pub use sources::{SOURCE_HTTP, SOURCE_TYPES, TAP, TAP_FORMATS, VERIFY, source};
 
 /// What people write instead, from other tools and from habit, with the key they mean.
 #[must_use]

@@ -49,7 +49,7 @@ fn only(d: &mut Decoder<'_>, fields: &Fields<'_>, scheme: &str, foreign: &[&'sta
 
 /// The secrets with their places; those that cannot be read are recorded and left out. The second value says whether all
 /// were read.
-fn secrets<'n>(d: &mut Decoder<'_>, fields: &Fields<'n>) -> (Vec<(&'n Node, Secret)>, bool) {
+pub(super) fn secrets<'n>(d: &mut Decoder<'_>, fields: &Fields<'n>) -> (Vec<(&'n Node, Secret)>, bool) {
     let right = "`secrets: [{env: NAME}]`, or {file: PATH}; `sidehook secret new` makes one";
     let Some(items) = fields.require(d, "secrets", right).and_then(|node| d.list(node)) else {
         return (Vec::new(), false);
@@ -76,13 +76,23 @@ fn standard(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<Signer> {
     (all && keys.len() == found.len()).then_some(Signer::Standard(keys))
 }
 
-fn unusable(d: &mut Decoder<'_>, node: &Node, error: &KeyError) {
+pub(super) fn unusable(d: &mut Decoder<'_>, node: &Node, error: &KeyError) {
     let (message, help) = split_help(error.to_string());
     d.problem(node.span, message, Some(help.unwrap_or_else(|| "`sidehook secret new` makes a good one".to_owned())));
 }
 
-/// Every part is looked at, whatever is wrong with the others.
 fn hmac(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<Signer> {
+    mistakes(d, fields, &[], HmacScheme::new).map(Signer::Hmac)
+}
+
+/// What `build` makes of the keys of an hmac scheme; every part is looked at, whatever is wrong with the others. `beside` are
+/// further headers that it takes.
+pub(super) fn mistakes<T>(
+    d: &mut Decoder<'_>,
+    fields: &Fields<'_>,
+    beside: &[Option<&(&Node, Option<String>)>],
+    build: impl FnOnce(HmacTemplate<'_>, &[Secret]) -> Result<T, Vec<TemplateError>>,
+) -> Option<T> {
     let (found, all) = secrets(d, fields);
     let header_node = fields.require(d, "header", "`header: X-Signature`");
     let header = header_node.and_then(|n| d.text(n));
@@ -102,8 +112,8 @@ fn hmac(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<Signer> {
         template: template.as_deref().unwrap_or("{signature}"),
         content: content.as_deref().unwrap_or("{body}"),
     };
-    let mistakes = match HmacScheme::new(parts, &secrets) {
-        Ok(scheme) => return whole.then_some(Signer::Hmac(scheme)),
+    let mistakes = match build(parts, &secrets) {
+        Ok(scheme) => return whole.then_some(scheme),
         Err(mistakes) => mistakes,
     };
     for error in mistakes {
@@ -115,9 +125,16 @@ fn hmac(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<Signer> {
                 }
                 continue;
             }
-            TemplateError::Header(_) | TemplateError::Taken(_) => (header_node, header.as_deref()),
+            TemplateError::Header(name) | TemplateError::Taken(name) => {
+                let other = beside.iter().flatten().find(|(_, text)| text.as_ref() == Some(name));
+                let own = (header_node, header.as_deref());
+                other
+                    .filter(|_| header.as_ref() != Some(name))
+                    .map_or(own, |(node, text)| (Some(*node), text.as_deref()))
+            }
             TemplateError::Placeholder { key: "content", .. }
             | TemplateError::Brace { key: "content" }
+            | TemplateError::Untold { .. }
             | TemplateError::NoBody => (content_node, content.as_deref()),
             _ => (template_node, template.as_deref()),
         };

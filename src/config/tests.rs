@@ -47,8 +47,8 @@ fn blocks_of(kind: &Kind, out: &mut Vec<&'static Block>) {
 
 #[test]
 fn decoders_ask_for_every_key_of_the_table() {
-    let text = "sources: {a: {type: http, listen: 127.0.0.1:0}}\noutbox: {retain: {bodies: false}}\nconversations: {state: memory}\n\
-                admin: {hosts: [x]}\negress: {allow_http: true}\nlimits: {concurrency: 1}\nreload: {canary: 0}\nshutdown: {grace: 1s}\n\
+    let text = "sources: {a: {type: http, listen: 127.0.0.1:0, verify: {scheme: hmac, header: X-Sig, secrets: [x]}}}\noutbox: {retain: {bodies: false}}\nconversations: {state: memory}\n\
+                analyses: [{name: a, url: https://example.com}]\nadmin: {hosts: [x]}\negress: {allow_http: true}\nlimits: {concurrency: 1}\nreload: {canary: 0}\nshutdown: {grace: 1s}\n\
                 webhooks:\n  a: &a\n    url: https://example.com\n    events: [a.b]\n    wait_for: {analysis: [x]}\n    tls: {min_version: 1.3}\n\
                 \x20   breaker: {failures: 2}\n    retry: {schedule: {attempts: 2}}\n\
                 \x20   signing: {scheme: hmac, header: X-Sig, secrets: [x]}\n    auth: {basic: {username: u, password: p}}\n\

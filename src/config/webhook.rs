@@ -157,7 +157,7 @@ pub fn url(d: &mut Decoder<'_>, node: &Node, allow_http: bool) -> Option<url::Ur
 }
 
 /// The URL as people see it. Where variables went into it, it stands as it was written: no parsing moves what they hide.
-fn shown_url(node: &Node, url: &url::Url) -> String {
+pub fn shown_url(node: &Node, url: &url::Url) -> String {
     match &node.value {
         Value::Scalar(s) if s.interpolated => mask::url(&s.text, &s.variables),
         _ => mask::url(url.as_str(), &[]),

@@ -11,13 +11,12 @@ use super::attempt::{Called, Parcel, Prepared};
 use super::board::{Board, Command, Handle};
 use super::lane::{Lane, Refill};
 use super::settler::{self, Settle, Settled};
-use super::token::{self, Way};
 use crate::clock::{Clock, Entropy, Timestamp};
 use crate::config::{Generation, Webhook};
 use crate::delivery::{BreakerState, Outcome};
 use crate::event::own::Troubles;
 use crate::limits;
-use crate::net::Guard;
+use crate::net::{Destination, Guard, Way};
 use crate::outbox::{Health, Outbox, OutboxError, Ready, Standing};
 use crate::shutdown::Shutdown;
 use crate::telemetry::dispatch as facts;
@@ -422,13 +421,14 @@ async fn receive(ready: &mut Option<mpsc::Receiver<Ready>>, into: &mut Vec<Ready
 /// The lane's way to its destination; made anew when the TLS or auth settings are others. Its connections and its token
 /// outlive generations.
 fn way(lane: &mut Lane, webhook: &Webhook, guard: &Arc<Guard>, clock: &Clock) -> Result<Way, String> {
-    let identity = token::identity(webhook);
+    let to = Destination { url: &webhook.url, tls: &webhook.tls, auth: webhook.auth.as_ref() };
+    let identity = to.identity();
     if let Some((known, way)) = &lane.way
         && *known == identity
     {
         return way.clone();
     }
-    let way = Way::new(webhook, guard, clock).map_err(|error| error.to_string());
+    let way = Way::new(to, guard, clock).map_err(|error| error.to_string());
     lane.way = Some((identity, way.clone()));
     way
 }

@@ -9,12 +9,11 @@ use http::Request;
 use http_body_util::Full;
 
 use super::request::{self, Unsendable};
-use super::token::Way;
 use crate::clock::{Clock, Entropy, Timestamp};
 use crate::config::Webhook;
 use crate::delivery::{Fault, Judgement, Outcome, judge, parse_retry_after};
 use crate::event::own::{Trouble, is_own};
-use crate::net::{Answer, Failure};
+use crate::net::{Answer, Failure, Way};
 use crate::outbox::{Attempt, Ready, Settlement, Standing, Verdict};
 use crate::telemetry::dispatch as facts;
 

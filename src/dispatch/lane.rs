@@ -4,11 +4,11 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use super::token::Way;
 use crate::clock::Timestamp;
 use crate::config::Webhook;
 use crate::delivery::{Admission, Breaker, BreakerState, Outcome, Throttle, TokenBucket};
 use crate::limits;
+use crate::net::Way;
 use crate::outbox::Ready;
 
 /// State of one webhook's deliveries.

@@ -3,7 +3,7 @@
 //! `delivery` does not decide.
 //!
 //! `actor` owns all state and selects over what may happen; `lane` is one webhook's state; `attempt` one request's way;
-//! `token` asks for `OAuth2` tokens; `settler` makes results durable; `board` is what the outside may look at.
+//! `settler` makes results durable; `board` is what the outside may look at.
 
 mod actor;
 mod attempt;
@@ -11,7 +11,6 @@ mod board;
 mod lane;
 mod request;
 mod settler;
-mod token;
 
 pub use actor::{Dispatcher, Summary};
 pub use board::{Handle, LaneStatus};

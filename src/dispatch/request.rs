@@ -12,11 +12,10 @@ use crate::clock::{Entropy, Timestamp};
 use crate::config::Webhook;
 use crate::config::model::{Auth, Method};
 use crate::event::trace::{self, TraceParent};
+use crate::net::AGENT;
 use crate::outbox::Ready;
 use crate::rules::{Format, is_framing};
 
-/// How sidehook names itself.
-pub(super) const AGENT: HeaderValue = HeaderValue::from_static(concat!("sidehook/", env!("CARGO_PKG_VERSION")));
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const CLOUDEVENTS: HeaderValue = HeaderValue::from_static("application/cloudevents+json");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");

@@ -198,6 +198,7 @@ impl Stage {
                 dedupe: None,
                 change: None,
                 decisions,
+                analyses: false,
                 waiting_body: None,
                 kept_body: None,
             });
@@ -475,6 +476,7 @@ async fn what_an_attempt_shows_to_say_who_it_is_is_out_of_a_rules_reach() {
             dedupe: None,
             change: None,
             decisions: vec![(webhook.into(), Decision::Rendered(vec![delivery]))],
+            analyses: false,
             waiting_body: None,
             kept_body: None,
         };

@@ -42,6 +42,14 @@ pub struct Change {
     pub ended: Option<bool>,
 }
 
+impl Change {
+    /// None.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { messages: Messages::Keep, maps_changed: false, ended: None }
+    }
+}
+
 impl State {
     /// From its stored form: a JSON object of maps.
     #[must_use]
@@ -68,9 +76,21 @@ impl State {
         self.maps[ANALYSIS].clone().unwrap_or_else(Json::empty_map)
     }
 
+    /// Adds results of analyses; what is there already stays. `None` where nothing is new.
+    pub fn add_analysis(&mut self, results: &[Member]) -> Option<Change> {
+        let mut members: Vec<Member> = self.maps[ANALYSIS].iter().flat_map(Json::members).collect();
+        json::keep_last(&mut members);
+        let before = members.len();
+        json::add_missing(&mut members, results.iter().cloned());
+        (members.len() > before).then(|| {
+            self.maps[ANALYSIS] = Some(Json::map(members));
+            Change { maps_changed: true, ..Change::nothing() }
+        })
+    }
+
     /// Takes an event in and says what changed. `None` for events that leave the state alone.
     pub fn apply(&mut self, incoming: &Incoming) -> Option<Change> {
-        let mut change = Change { messages: Messages::Keep, maps_changed: false, ended: None };
+        let mut change = Change::nothing();
         match incoming.role() {
             Role::Other => return None,
             Role::Message => {
@@ -184,6 +204,15 @@ impl Event {
         let members = self.root.members().map(|(k, v)| if &*k == "analysis" { (k, analysis.clone()) } else { (k, v) });
         self.root = Json::map(members.collect());
         self
+    }
+
+    /// The event with results of analyses beside those that it has.
+    #[must_use]
+    pub fn with_results(self, results: &[Member]) -> Self {
+        let mut members: Vec<Member> = self.map("analysis").members().collect();
+        json::keep_last(&mut members);
+        json::add_missing(&mut members, results.iter().cloned());
+        self.with_analysis(&Json::map(members))
     }
 
     /// The form in which a waiting or kept event is stored.

@@ -155,14 +155,15 @@ impl Ingest {
         Ok(page)
     }
 
-    /// What came after the event's own end counts where the webhook would have waited for it.
+    /// What came after the event's own end counts where the webhook would have waited for it, or for calls.
     async fn late_analysis(
         &self,
         event: Event,
         webhook: &Webhook,
         generation: &Generation,
     ) -> Result<Event, OutboxError> {
-        let waits = webhook.wait_for.is_some() && Role::of(&event.kind) == Role::End;
+        let waits =
+            (webhook.wait_for.is_some() || !generation.analyses.is_empty()) && Role::of(&event.kind) == Role::End;
         let Some(id) = event.conversation.clone().filter(|_| waits) else { return Ok(event) };
         let key = ConversationKey { namespace: Arc::clone(&event.namespace), id };
         let (settings, now) = (&generation.settings.conversations, self.clock.now());

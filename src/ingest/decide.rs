@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use crate::clock::{Clock, Entropy, Timestamp};
+use crate::config::model::Analysis;
 use crate::config::{Generation, Webhook};
 use crate::event::{Event, Json, Role};
 use crate::limits;
@@ -26,13 +27,15 @@ impl Decider {
         Self { scripts: Arc::new(Semaphore::new(cores)), clock, entropy }
     }
 
-    /// Decides `event` for every webhook of `generation` that wants it; in no order.
-    pub async fn decide(&self, event: &Event, generation: &Generation) -> Vec<(Arc<str>, Decision)> {
+    /// Decides `event` for every webhook of `generation` that wants it; in no order. Where analyses are due, all of them
+    /// wait, and the second answer is true.
+    pub async fn decide(&self, event: &Event, generation: &Generation) -> (Vec<(Arc<str>, Decision)>, bool) {
         let wanting = generation.webhooks.values().filter(|w| w.enabled && w.events.matches(&event.kind));
+        let analyses = !analyses_due(event, generation).is_empty();
         let mut decisions = Vec::new();
         let mut now_due = Vec::new();
         for webhook in wanting {
-            match waits_until(webhook, event) {
+            match waits_until(webhook, event).or(analyses.then_some(event.arrived)) {
                 Some(deadline) => {
                     let ordered = webhook.ordered && event.conversation.is_some();
                     decisions.push((Arc::clone(&webhook.name), Decision::Waiting { deadline, ordered }));
@@ -41,7 +44,8 @@ impl Decider {
             }
         }
         decisions.extend(self.render(event, now_due).await);
-        decisions
+        let analyses = analyses && !decisions.is_empty();
+        (decisions, analyses)
     }
 
     /// Renders `event` for these webhooks now.
@@ -146,6 +150,15 @@ impl Decider {
             dead: Some(format!("rule_error: {error}")),
         }
     }
+}
+
+/// The analyses that are called for this event: of an end, those whose result is not there.
+pub(super) fn analyses_due(event: &Event, generation: &Generation) -> Vec<Arc<Analysis>> {
+    if generation.analyses.is_empty() || event.conversation.is_none() || Role::of(&event.kind) != Role::End {
+        return Vec::new();
+    }
+    let there = event.map("analysis");
+    generation.analyses.iter().filter(|analysis| there.get(&analysis.name).is_none()).cloned().collect()
 }
 
 /// Until when `webhook` waits for analysis before this event is rendered; `None` when it need not wait.

@@ -3,11 +3,15 @@
 //! attempts no delivery.
 
 mod again;
+mod analyses;
 mod decide;
+mod ends;
 mod locks;
 mod memory;
 mod own;
+mod refusals;
 mod states;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod try_out;
@@ -24,8 +28,7 @@ use crate::clock::{Clock, Entropy, Timestamp};
 use crate::config::Generation;
 use crate::config::model::{self, SourceKind};
 use crate::event::own::Troubles;
-use crate::event::{Event, Identity, Incoming, Json, Role, Stamp, State};
-use crate::limits;
+use crate::event::{Change, Event, Identity, Incoming, Json, Role, Stamp, State};
 use crate::outbox::{
     Arrival, Batch, CommitError, ConversationKey, Decision, Dedupe, Outbox, OutboxError, Receipt, Seen,
 };
@@ -33,10 +36,13 @@ use crate::rules::{Adapter, Message, RuleError};
 use crate::source::{Accepted, Items, Refusal, Sink, SourceSettings, StreamEnd, StreamId};
 use crate::telemetry::ingest::{EventAccepted, NotDelivered};
 pub use again::{Again, Counts, Replay, ReplayError, Replayed};
+use analyses::Calls;
 use decide::Decider;
 use locks::Locks;
 pub use own::troubles;
-use states::{States, Working};
+use refusals::{refusal, unavailable, without_conflicts};
+use states::{States, Way, Working};
+use streams::Streams;
 pub use try_out::Tried;
 use waits::Changed;
 
@@ -54,7 +60,9 @@ pub struct Ingest {
     decider: Decider,
     locks: Locks,
     states: States,
+    streams: Streams,
     changed: Changed,
+    calls: Calls,
     closed: CancellationToken,
     troubles: Troubles,
 }
@@ -71,6 +79,7 @@ struct Draft {
     needs_messages: HashSet<ConversationKey>,
     analysis_changed: Vec<ConversationKey>,
     any_waiting: bool,
+    any_analyses: bool,
 }
 
 impl Ingest {
@@ -85,6 +94,7 @@ impl Ingest {
     ) -> Self {
         Self {
             decider: Decider::new(clock.clone(), entropy.clone()),
+            streams: Streams::new(clock.now()),
             outbox,
             generations,
             clock,
@@ -92,6 +102,7 @@ impl Ingest {
             locks: Locks::default(),
             states: States::default(),
             changed: Changed::default(),
+            calls: Calls::default(),
             closed,
             troubles: Troubles::default(),
         }
@@ -104,14 +115,33 @@ impl Ingest {
         self
     }
 
+    /// Takes note of what a former run left, before any source serves.
+    pub async fn prepare(&self) -> Result<(), OutboxError> {
+        if let Some(last) = self.outbox.last_stream().await? {
+            self.streams.begin_behind(last);
+        }
+        Ok(())
+    }
+
+    /// How many conversations are open whose state is kept in memory.
+    #[must_use]
+    pub fn open_in_memory(&self) -> usize {
+        self.states.open_in_memory()
+    }
+
     async fn accept_items(&self, items: &Items) -> Result<Accepted, Refusal> {
         let generation = Arc::clone(&self.generations.borrow());
         let keys = items.items.iter().filter_map(|item| key_of(&items.namespace, item)).collect();
         let _locks = self.locks.lock(keys).await;
+        self.store(items, &generation).await
+    }
+
+    /// Works out and commits items whose conversations are locked.
+    async fn store(&self, items: &Items, generation: &Generation) -> Result<Accepted, Refusal> {
         let mut tries = 0;
         loop {
             tries += 1;
-            let mut draft = self.draft(items, &generation).await?;
+            let mut draft = self.draft(items, generation).await?;
             let mut batch = std::mem::take(&mut draft.batch);
             batch.offsets.extend(items.offset.iter().map(|offset| (items.source.to_string(), offset.clone())));
             let counted: Vec<_> = batch
@@ -156,6 +186,7 @@ impl Ingest {
                 .collect(),
             analysis_changed: Vec::new(),
             any_waiting: false,
+            any_analyses: false,
         };
         let mut within: HashMap<Vec<u8>, usize> = HashMap::new();
         for (index, (item, seen)) in items.items.iter().zip(seen).enumerate() {
@@ -188,7 +219,9 @@ impl Ingest {
                 arrived: now,
                 traceparent: items.traceparent.clone(),
             };
-            let arrival = self.arrival(&mut draft, item, stamp, dedupe, generation).await?;
+            let way =
+                Way { source: &items.source, stream: items.stream.map(|stream| stream.0), first: self.streams.first() };
+            let arrival = self.arrival(&mut draft, (item, way), stamp, dedupe, generation).await?;
             draft.batch.arrivals.push(arrival);
         }
         Ok(draft)
@@ -217,7 +250,7 @@ impl Ingest {
     async fn arrival(
         &self,
         draft: &mut Draft,
-        item: &Incoming,
+        (item, way): (&Incoming, Way<'_>),
         stamp: Stamp,
         dedupe: Option<Dedupe>,
         generation: &Generation,
@@ -227,17 +260,26 @@ impl Ingest {
         let conversation = key_of(&stamp.namespace, item);
         let mut change = None;
         let mut event = None;
-        if let Some(key) = conversation.as_ref().filter(|_| item.role() != Role::Other) {
+        let role = item.role();
+        // Other events change nothing of a conversation, but show that it goes on to those who want to know.
+        let shows_life = conversations.idle_timeout.is_some() || way.stream.is_some();
+        if let Some(key) = conversation.as_ref().filter(|_| role != Role::Other || shows_life) {
             if !draft.working.contains_key(key) {
                 let messages = draft.needs_messages.contains(key);
                 let read = self.states.read(key, messages, conversations, stamp.arrived, &self.outbox).await;
                 let read = read.map_err(|e| unavailable(&e.to_string()))?;
-                draft.working.insert(key.clone(), read);
+                if role != Role::Other || read.lives() {
+                    draft.working.insert(key.clone(), read);
+                }
             }
-            if let Some(working) = draft.working.get_mut(key) {
-                let changed = working.state.apply(item);
+            if let Some(working) = draft.working.get_mut(key).filter(|working| role != Role::Other || working.lives()) {
+                let changed = working.state.apply(item).or_else(|| (role == Role::Other).then(Change::nothing));
                 let before = working.size();
-                change = changed.as_ref().map(|c| working.follow(c, stamp.arrived)).filter(|_| conversations.durable);
+                let heard = Some(working.hear(role, way));
+                change = changed
+                    .as_ref()
+                    .map(|changed| working.follow(changed, heard, stamp.arrived))
+                    .filter(|_| conversations.durable);
                 if let Some(detail) = working.size().refused(before, settings.body_bytes) {
                     return Err(Refusal::TooLarge { index: draft.items.last().copied().unwrap_or(0), detail });
                 }
@@ -249,9 +291,10 @@ impl Ingest {
             }
         }
         let event = event.unwrap_or_else(|| State::default().assemble(item, None, stamp));
-        let decisions = self.decider.decide(&event, generation).await;
+        let (decisions, analyses) = self.decider.decide(&event, generation).await;
         let waiting = decisions.iter().any(|(_, d)| matches!(d, Decision::Waiting { .. }));
         draft.any_waiting |= waiting;
+        draft.any_analyses |= analyses;
         Ok(Arrival {
             namespace: Arc::clone(&event.namespace),
             event_id: Arc::clone(&event.id),
@@ -262,6 +305,7 @@ impl Ingest {
             dedupe,
             change,
             decisions,
+            analyses,
             waiting_body: waiting.then(|| event.to_stored()),
             kept_body: (!settings.outbox.retain_events.is_zero()).then(|| event.to_stored()),
         })
@@ -282,6 +326,9 @@ impl Ingest {
         }
         if draft.any_waiting {
             self.changed.poke();
+        }
+        if draft.any_analyses {
+            self.calls.poke();
         }
     }
 }
@@ -304,7 +351,9 @@ impl Sink for Ingest {
         };
         let namespace = source.map_or_else(|| Arc::from(""), |source| Arc::clone(&source.namespace));
         let adapter = source.and_then(|source| source.adapter.clone());
-        SourceSettings { body_bytes: settings.body_bytes, token, namespace, adapter }
+        let verifier = source.and_then(|source| source.verify.clone());
+        let now = self.clock.now();
+        SourceSettings { body_bytes: settings.body_bytes, token, verifier, namespace, adapter, now }
     }
 
     async fn adapt(&self, adapter: &Adapter, message: Message) -> Result<Vec<Json>, RuleError> {
@@ -312,11 +361,12 @@ impl Sink for Ingest {
     }
 
     fn open_stream(&self) -> StreamId {
-        // Never negative, so that it reads well in a store.
-        StreamId(i64::try_from(self.entropy.number() >> 1).unwrap_or(0))
+        StreamId(self.streams.open())
     }
 
-    async fn ended(&self, _end: StreamEnd) {}
+    async fn ended(&self, end: StreamEnd) {
+        self.end_stream(&end).await;
+    }
 
     async fn offset(&self, source: &str) -> Result<Option<String>, String> {
         self.outbox.offset(source).await.map_err(|e| e.to_string())
@@ -336,6 +386,7 @@ fn made_arrival(event: &Event, decisions: Vec<(Arc<str>, Decision)>, arrived: Ti
         dedupe: None,
         change: None,
         decisions,
+        analyses: false,
         waiting_body: None,
         kept_body: None,
     }
@@ -401,57 +452,5 @@ fn window(item: &Incoming, generation: &Generation) -> Duration {
     match item.identity {
         Identity::Content(_) => CONTENT_WINDOW,
         _ => generation.settings.dedupe_window,
-    }
-}
-
-fn unavailable(detail: &str) -> Refusal {
-    Refusal::Unavailable { detail: detail.to_owned(), retry_after: Duration::from_secs(1) }
-}
-
-/// Refuses items whose id came before with other contents, all of them at once: here or among the items themselves.
-fn without_conflicts(items: &Items, seen: &[Option<Seen>]) -> Result<(), Refusal> {
-    let mut within = HashMap::new();
-    let mut bad: Vec<usize> = Vec::new();
-    for (index, (item, seen)) in items.items.iter().zip(seen).enumerate() {
-        if item.identity == Identity::None {
-            continue;
-        }
-        let fingerprint = item.fingerprint();
-        let first = match seen {
-            Some(seen) => seen.fingerprint,
-            // One item meets no other.
-            None if items.items.len() == 1 => fingerprint,
-            None => {
-                item.dedupe_key(&items.namespace).map_or(fingerprint, |key| *within.entry(key).or_insert(fingerprint))
-            }
-        };
-        if first != fingerprint {
-            bad.push(index);
-        }
-    }
-    let Some(first) = bad.first().copied() else { return Ok(()) };
-    let id = items.items[first].id.as_deref().unwrap_or_default();
-    let more = match bad.len() - 1 {
-        0 => String::new(),
-        n => format!(" ({n} more item{} like it)", if n == 1 { " is" } else { "s are" }),
-    };
-    let detail = format!("{}{more}", conflict(first, id));
-    bad.truncate(limits::PROBLEM_ERRORS);
-    Err(Refusal::IdConflict { items: bad, detail })
-}
-
-fn conflict(index: usize, id: &str) -> String {
-    format!("item {index}: the id {id:?} was already accepted with another type or conversation; nothing was stored")
-}
-
-fn refusal(draft: &Draft, error: CommitError) -> Refusal {
-    let detail = error.to_string();
-    match error {
-        CommitError::IdConflict { index, event_id } => {
-            let index = draft.items.get(index).copied().unwrap_or(index);
-            Refusal::IdConflict { items: vec![index], detail: conflict(index, &event_id) }
-        }
-        CommitError::Full { .. } => Refusal::Full { detail, retry_after: Duration::from_secs(5) },
-        CommitError::Stale | CommitError::Failed(_) | CommitError::Closed => unavailable(&detail),
     }
 }

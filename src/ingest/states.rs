@@ -2,16 +2,17 @@
 //! changes that the commit carries. `conversations.state: memory` keeps it here instead of in the outbox.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
 use super::memory::{Kept, Memory};
 use crate::clock::Timestamp;
 use crate::config::model::Conversations;
-use crate::event::{Change, Json, Kind, Messages, State};
+use crate::event::{Change, Json, Kind, Messages, Role, State};
 use crate::limits;
-use crate::outbox::{Conversation, ConversationChange, ConversationKey, Outbox, OutboxError};
+use crate::outbox::{Conversation, ConversationChange, ConversationKey, Heard, OpenPage, Origin, Outbox, OutboxError};
 
 /// A conversation as one request sees and changes it.
 pub(super) struct Working {
@@ -20,8 +21,30 @@ pub(super) struct Working {
     messages: Vec<Json>,
     /// So many of the messages hold on to nothing but their own text.
     own: usize,
+    /// Whether there are others before these, in memory.
+    tail: bool,
     size: Size,
     ended_at: Option<Timestamp>,
+    heard_at: Option<Timestamp>,
+    origin: Option<Origin>,
+}
+
+/// What is known of a conversation's life, whatever was said in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Life {
+    pub open: bool,
+    /// When it was last heard of; `None` while nothing but updates came.
+    pub heard_at: Option<Timestamp>,
+    pub origin: Option<Origin>,
+}
+
+/// The way that an event came.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Way<'a> {
+    pub source: &'a Arc<str>,
+    pub stream: Option<i64>,
+    /// The first stream since the start; those below it are over.
+    pub first: i64,
 }
 
 /// What a message takes in memory beyond its text.
@@ -38,6 +61,12 @@ pub(super) struct Size {
 impl Size {
     fn bytes(self) -> usize {
         self.message_bytes.saturating_add(self.map_bytes)
+    }
+
+    /// Of these.
+    pub fn of(messages: &[Json], maps: &[u8]) -> Self {
+        let message_bytes = messages.iter().map(|message| message.to_bytes().len()).sum();
+        Self { messages: messages.len(), message_bytes, map_bytes: maps.len() }
     }
 
     /// What it takes in memory, about.
@@ -69,8 +98,17 @@ impl Size {
 impl Working {
     fn from_stored(stored: Option<Conversation>) -> Self {
         let Some(stored) = stored else {
-            let (state, size) = (State::default(), Size::default());
-            return Self { state, revision: 0, messages: Vec::new(), own: 0, size, ended_at: None };
+            return Self {
+                state: State::default(),
+                revision: 0,
+                messages: Vec::new(),
+                own: 0,
+                tail: false,
+                size: Size::default(),
+                ended_at: None,
+                heard_at: None,
+                origin: None,
+            };
         };
         let message_bytes = stored.messages.iter().map(Bytes::len).sum();
         let messages: Vec<Json> = stored.messages.into_iter().flat_map(messages_of).collect();
@@ -80,14 +118,17 @@ impl Working {
             size: Size { messages: messages.len(), message_bytes, map_bytes: stored.maps.len() },
             messages,
             own: 0,
+            tail: false,
             ended_at: stored.ended_at,
+            heard_at: stored.heard_at,
+            origin: stored.origin,
         }
     }
 
     fn from_memory(kept: Kept) -> Self {
-        let Kept { maps, messages, size, ended_at, .. } = kept;
-        let own = messages.len();
-        Self { state: State::from_stored(&maps), revision: 0, messages, own, size, ended_at }
+        let Kept { maps, messages, tail, size, ended_at, heard_at, origin, .. } = kept;
+        let (state, own) = (State::from_stored(&maps), messages.len());
+        Self { state, revision: 0, messages, own, tail, size, ended_at, heard_at, origin }
     }
 
     fn into_memory(mut self, now: Timestamp) -> Kept {
@@ -98,7 +139,8 @@ impl Working {
             }
         }
         let maps = self.state.to_stored();
-        Kept { maps, messages: self.messages, size: self.size, touched: now, ended_at: self.ended_at }
+        let Self { messages, tail, size, ended_at, heard_at, origin, .. } = self;
+        Kept { maps, messages, tail, size, touched: now, ended_at, heard_at, origin }
     }
 
     /// What it comes to, whether its messages were read or not.
@@ -108,17 +150,45 @@ impl Working {
 
     /// The messages up to now.
     pub fn messages(&self) -> Json {
-        Json::List(std::sync::Arc::new(self.messages.clone()))
+        Json::List(Arc::new(self.messages.clone()))
     }
 
-    /// Follows a change and says what has to be stored for it.
-    pub fn follow(&mut self, change: &Change, now: Timestamp) -> ConversationChange {
+    /// Whether there is a state of it, or none yet.
+    pub fn is_kept(&self) -> bool {
+        self.revision > 0 || self.heard_at.is_some()
+    }
+
+    /// Whether it is open and known to go on.
+    pub fn lives(&self) -> bool {
+        self.ended_at.is_none() && self.heard_at.is_some()
+    }
+
+    /// What an event of this role says of the conversation's life. It comes from where it was begun, and then from each
+    /// stream that carries it on; an update alone moves it only from a stream that is over.
+    pub fn hear(&self, role: Role, way: Way<'_>) -> Heard {
+        let here = Origin { source: Arc::clone(way.source), stream: way.stream };
+        let stream = self.origin.as_ref().and_then(|origin| origin.stream);
+        let moves = match role {
+            Role::Begin | Role::Resume => true,
+            Role::Update => {
+                self.heard_at.is_some() && way.stream.is_some() && stream.is_some_and(|stream| stream < way.first)
+            }
+            Role::Message | Role::End | Role::Other => way.stream.is_some() || stream.is_none(),
+        };
+        let origin = Some(here).filter(|here| moves && self.origin.as_ref() != Some(here));
+        Heard { lives: role != Role::Update, origin }
+    }
+
+    /// Follows a change and says what has to be stored for it; `heard` where it is an event that makes it.
+    pub fn follow(&mut self, change: &Change, heard: Option<Heard>, now: Timestamp) -> ConversationChange {
         let mut stored = ConversationChange {
             expected_revision: self.revision,
             replace_messages: None,
             append_messages: Vec::new(),
+            messages: 0,
             maps: change.maps_changed.then(|| self.state.to_stored()),
             ended: None,
+            heard: None,
         };
         match &change.messages {
             Messages::Keep => {}
@@ -135,7 +205,7 @@ impl Working {
                 self.size.message_bytes = all.iter().map(Bytes::len).sum();
                 stored.replace_messages = Some(all);
                 self.messages = messages.items().collect();
-                self.own = 0;
+                (self.own, self.tail) = (0, false);
                 self.size.messages = self.messages.len();
             }
         }
@@ -146,6 +216,16 @@ impl Working {
             self.ended_at = ended.then_some(now);
             stored.ended = Some(self.ended_at);
         }
+        if let Some(heard) = &heard {
+            if heard.lives || self.heard_at.is_some() {
+                self.heard_at = Some(now);
+            }
+            if let Some(origin) = &heard.origin {
+                self.origin = Some(origin.clone());
+            }
+        }
+        stored.heard = heard;
+        stored.messages = self.size.messages as u64;
         self.revision += 1;
         stored
     }
@@ -170,7 +250,7 @@ pub(super) struct States {
 }
 
 impl States {
-    /// Reads a conversation's state; from the outbox its messages only where `messages` asks for them.
+    /// Reads a conversation's state; its messages only where `messages` asks for them.
     pub async fn read(
         &self,
         key: &ConversationKey,
@@ -190,7 +270,47 @@ impl States {
             }
             return Ok(working);
         }
-        Ok(self.memory.get(key, now, settings).map_or_else(|| Working::from_stored(None), Working::from_memory))
+        Ok(self
+            .memory
+            .get(key, messages, now, settings)
+            .map_or_else(|| Working::from_stored(None), Working::from_memory))
+    }
+
+    /// What is known of a conversation's life; `None` where nothing is known of it.
+    pub async fn life(
+        &self,
+        key: &ConversationKey,
+        settings: &Conversations,
+        now: Timestamp,
+        outbox: &Outbox,
+    ) -> Result<Option<Life>, OutboxError> {
+        if settings.durable {
+            let stored = outbox.conversation(key, false).await?;
+            let life = |c: Conversation| Life { open: c.ended_at.is_none(), heard_at: c.heard_at, origin: c.origin };
+            return Ok(stored.map(life));
+        }
+        let life = |kept: Kept| Life { open: kept.ended_at.is_none(), heard_at: kept.heard_at, origin: kept.origin };
+        Ok(self.memory.get(key, false, now, settings).map(life))
+    }
+
+    /// How many are open in memory.
+    pub fn open_in_memory(&self) -> usize {
+        self.memory.count_open()
+    }
+
+    /// A page of open conversations, of all or of the streams within `streams`; from memory all at once.
+    pub async fn open(
+        &self,
+        streams: Option<Range<i64>>,
+        after: Option<(i64, i64)>,
+        settings: &Conversations,
+        outbox: &Outbox,
+    ) -> Result<OpenPage, OutboxError> {
+        match streams {
+            _ if !settings.durable => Ok(OpenPage { items: self.memory.open(streams.as_ref()), next: None }),
+            None => outbox.open_conversations(after, limits::OPEN_PAGE).await,
+            Some(streams) => outbox.open_conversations_of(streams, after, limits::OPEN_PAGE).await,
+        }
     }
 
     /// Remembers what a durable conversation comes to after a commit.
@@ -249,7 +369,7 @@ mod tests {
             r#"{"type":"message.sent","conversation":{"id":"c"},"message":{"n":3}}"#,
         ] {
             let change = working.state.apply(&incoming(text)).expect("a change");
-            let stored = working.follow(&change, Timestamp::from_millis(0));
+            let stored = working.follow(&change, None, Timestamp::from_millis(0));
             if let Some(all) = stored.replace_messages {
                 rows = all;
             }
@@ -268,7 +388,7 @@ mod tests {
         let message = Json::parse(request.clone()).unwrap().at(0).unwrap();
         let mut working = Working::from_stored(None);
         let change = Change { messages: Messages::Append(message), maps_changed: false, ended: None };
-        working.follow(&change, Timestamp::from_millis(0));
+        working.follow(&change, None, Timestamp::from_millis(0));
         drop(change);
         let kept = working.into_memory(Timestamp::from_millis(0));
         assert_eq!(kept.messages[0].to_bytes(), r#"{"n":1}"#);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::config;
 use crate::event::Json;
+use crate::limits;
 use crate::outbox::{Arrival, Batch, Decision, Filter, Options, Outbox, WhenFull};
 
 const RAPIDA: &str = include_str!("../../tests/fixtures/rapida.completed.json");
@@ -101,6 +102,7 @@ async fn a_waiting_event_that_cannot_be_read_is_a_dead_letter() {
         change: None,
         decisions: vec![("crm".into(), Decision::Waiting { deadline: clock.now(), ordered: false })],
         // What the outbox hands out for a value that does not open.
+        analyses: false,
         waiting_body: Some(bytes::Bytes::new()),
         kept_body: None,
     };

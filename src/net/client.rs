@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response, header};
+use http::{HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -20,6 +20,9 @@ use super::tls::{TlsError, client_config};
 use crate::config::model::Tls;
 use crate::delivery::Fault;
 use crate::limits;
+
+/// How sidehook names itself.
+pub const AGENT: HeaderValue = HeaderValue::from_static(concat!("sidehook/", env!("CARGO_PKG_VERSION")));
 
 /// A client with a connection pool of its own. Cloning shares the pool.
 #[derive(Clone)]
@@ -83,6 +86,18 @@ impl Client {
         self.fetch(request, timeout, limits::RESPONSE_BYTES).await
     }
 
+    /// Sends one request, and hands its answer on once the head is there, which `timeout` covers.
+    pub async fn stream(&self, request: Request<Full<Bytes>>, timeout: Duration) -> Result<Streaming, Failure> {
+        let answer = tokio::time::timeout(timeout, self.inner.request(request)).await;
+        let answer = answer.map_err(|_| Failure {
+            fault: Fault::Timeout,
+            message: format!("an answer did not come within {timeout:?}"),
+        })?;
+        let (head, body) = answer.map_err(|e| failure(&e))?.into_parts();
+        let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        Ok(Streaming { status: head.status.as_u16(), content_type: content_type.to_owned(), body })
+    }
+
     /// [`Client::send`] that reads up to `most` bytes of the answer's body.
     pub async fn fetch(
         &self,
@@ -107,6 +122,28 @@ impl Client {
                 })
             }
         }
+    }
+}
+
+/// An answer whose body is read as it comes. Dropping it ends the exchange.
+#[derive(Debug)]
+pub struct Streaming {
+    /// Status code.
+    pub status: u16,
+    /// `Content-Type`, as sent; empty when there is none.
+    pub content_type: String,
+    body: Incoming,
+}
+
+impl Streaming {
+    /// The next bytes, as many as came together; `None` at the end. How long to wait is the caller's to say.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        while let Some(frame) = self.body.frame().await {
+            if let Ok(data) = frame.map_err(|e| failure(&e))?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
     }
 }
 

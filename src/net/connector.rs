@@ -171,7 +171,7 @@ impl Connector {
 
 /// Tries one address after the other in the resolver's order. All but the last get a short time only, so that one dead
 /// address of several does not use up the attempt.
-async fn dial(host: &str, addresses: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
+pub(super) async fn dial(host: &str, addresses: &[SocketAddr]) -> Result<TcpStream, ConnectError> {
     const SHORT: Duration = Duration::from_secs(3);
     let addresses = &addresses[..addresses.len().min(limits::ADDRESSES_TRIED)];
     let mut failed = None;

@@ -2,6 +2,7 @@
 //! connections. It carries bytes and HTTP messages and knows nothing of events, deliveries or the outbox.
 
 mod client;
+mod connections;
 mod connector;
 mod either;
 mod guard;
@@ -11,15 +12,19 @@ pub mod local;
 mod prefixed;
 mod proxy;
 pub mod receiver;
+pub mod relay;
 pub mod serve;
 pub mod tls;
+mod token;
 
-pub use client::{Answer, Client, Failure};
+pub use client::{AGENT, Answer, Client, Failure, Streaming};
+pub use connections::connections;
 pub use guard::{Denied, Guard};
 pub use listener::{ListenError, Listener, Peer, bind};
 pub use receiver::{Received, Receiver, ReceiverOptions};
 pub use serve::{ServeOptions, serve};
 pub use tls::{SelfSigned, TlsError, self_signed, server_config};
+pub use token::{Destination, Way};
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 //! what the service answers.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,6 +66,20 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let ending = stop.clone();
+    each_connection(listener, stop, options, |stream, peer, options| {
+        let (service, stop) = (service.clone(), ending.clone());
+        async move { connection(stream, peer, service, stop, &options).await }
+    })
+    .await;
+}
+
+/// Accepts until `stop` is cancelled and runs `serve` for each connection; returns when the last of them has ended.
+pub(super) async fn each_connection<F, T>(listener: Listener, stop: CancellationToken, options: ServeOptions, serve: F)
+where
+    F: Fn(Stream, Peer, Arc<ServeOptions>) -> T,
+    T: Future<Output = ()> + Send + 'static,
+{
     let places = Arc::new(Semaphore::new(options.max_connections.max(1)));
     let options = Arc::new(options);
     let mut connections = JoinSet::new();
@@ -74,9 +89,9 @@ where
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = next(&listener, &places) => match accepted {
                 Ok((stream, peer, place)) => {
-                    let (service, stop, options) = (service.clone(), stop.clone(), options.clone());
+                    let serving = serve(stream, peer, options.clone());
                     connections.spawn(async move {
-                        connection(stream, peer, service, stop, &options).await;
+                        serving.await;
                         drop(place);
                     });
                 }
@@ -93,7 +108,10 @@ where
 }
 
 /// Waits for a place before it accepts, so that what cannot be served stays in the kernel's queue.
-async fn next(listener: &Listener, places: &Arc<Semaphore>) -> io::Result<(Stream, Peer, OwnedSemaphorePermit)> {
+pub(super) async fn next(
+    listener: &Listener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(Stream, Peer, OwnedSemaphorePermit)> {
     let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
     Ok((stream, peer, place))
@@ -162,7 +180,7 @@ where
 }
 
 /// Reads until it is clear whether this is HTTP/2.
-async fn sniff<I: AsyncRead + Unpin>(io: &mut I) -> io::Result<(Bytes, bool)> {
+pub(super) async fn sniff<I: AsyncRead + Unpin>(io: &mut I) -> io::Result<(Bytes, bool)> {
     let mut read = BytesMut::with_capacity(PREFACE.len());
     loop {
         let mut chunk = [0; PREFACE.len()];

@@ -8,8 +8,8 @@ use rusqlite::params;
 use super::seal::Place;
 use super::txn::{DEAD, Draft, OWED, Refusal, Txn, body_key, clip, headers_text, lane_of, less};
 use super::types::{
-    Arrival, Batch, ConversationKey, Decision, Dedupe, KnownWebhook, NewDelivery, Ready, Receipt, Release, Standing,
-    Stood,
+    Analysed, Arrival, Batch, ConversationKey, Decision, Dedupe, KnownWebhook, NewDelivery, Ready, Receipt, Release,
+    Standing, Stood,
 };
 use super::{conversation, lane, settle, supersede};
 use crate::clock::Timestamp;
@@ -24,6 +24,9 @@ pub(super) fn batch(txn: &mut Txn<'_>, batch: &Batch) -> Result<Receipt, Refusal
     }
     for settlement in &batch.settlements {
         settle::settle(txn, settlement)?;
+    }
+    for analysed in &batch.analysed {
+        self::analysed(txn, analysed)?;
     }
     for release in &batch.releases {
         self::release(txn, release)?;
@@ -84,6 +87,9 @@ fn arrival(txn: &mut Txn<'_>, index: usize, arrival: &Arrival) -> Result<Option<
     }
     if waits {
         keep_waiting(txn, &origin, arrival.waiting_body.as_deref().unwrap_or_default())?;
+        if arrival.analyses {
+            txn.run("INSERT INTO analysis_due VALUES (?1)", [origin.seq])?;
+        }
     }
     if let Some(body) = &arrival.kept_body {
         let body = txn.seal.seal(Place::KeptEvent(origin.seq), body)?;
@@ -255,6 +261,24 @@ fn keep_waiting(txn: &Txn<'_>, origin: &Origin, body: &[u8]) -> rusqlite::Result
     Ok(())
 }
 
+/// Ends an event's analyses. Those that are over already are left alone: what a second round came to is nobody's.
+fn analysed(txn: &mut Txn<'_>, analysed: &Analysed) -> Result<(), Refusal> {
+    let seq = analysed.event;
+    if txn.run("DELETE FROM analysis_due WHERE seq = ?1", [seq])? == 0 {
+        return Ok(());
+    }
+    if let Some(body) = &analysed.body {
+        let waiting = txn.seal.seal(Place::WaitingEvent(seq), body)?;
+        txn.run("UPDATE waiting_event SET body = ?2 WHERE seq = ?1", params![seq, &waiting[..]])?;
+        let kept = txn.seal.seal(Place::KeptEvent(seq), body)?;
+        txn.run("UPDATE kept_event SET body = ?2 WHERE seq = ?1", params![seq, &kept[..]])?;
+    }
+    if let Some((key, change)) = &analysed.change {
+        conversation::change(txn, key, change, txn.now)?;
+    }
+    Ok(())
+}
+
 /// Ends a wait: what became of it takes its place. A wait that is over already is left alone, so that a second answer
 /// makes no second delivery.
 fn release(txn: &mut Txn<'_>, release: &Release) -> rusqlite::Result<()> {
@@ -299,7 +323,13 @@ fn origin_of(txn: &Txn<'_>, seq: i64) -> rusqlite::Result<Option<Origin>> {
 
 /// Drops a waiting event's body once no wait of it remains.
 pub(super) fn forget_waiting(txn: &Txn<'_>, seq: i64) -> rusqlite::Result<()> {
-    txn.run("DELETE FROM waiting_event WHERE seq = ?1 AND NOT EXISTS (SELECT 1 FROM wait WHERE wait.seq = ?1)", [seq])?;
+    let gone = txn.run(
+        "DELETE FROM waiting_event WHERE seq = ?1 AND NOT EXISTS (SELECT 1 FROM wait WHERE wait.seq = ?1)",
+        [seq],
+    )?;
+    if gone > 0 {
+        txn.run("DELETE FROM analysis_due WHERE seq = ?1", [seq])?;
+    }
     Ok(())
 }
 

@@ -1,12 +1,14 @@
 //! Conversation state: a row with its maps, and one row per message. Changes apply only to the revision they were made
 //! for.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::seal::{Place, Seal, Unreadable};
 use super::txn::{Refusal, Txn};
-use super::types::{Conversation, ConversationChange, ConversationKey};
+use super::types::{Conversation, ConversationChange, ConversationKey, Origin};
 use crate::clock::Timestamp;
 use crate::telemetry::outbox as facts;
 
@@ -37,16 +39,25 @@ pub(super) fn change(
     let maps = change.maps.as_deref().map(|maps| txn.seal.seal(Place::Maps(row), maps)).transpose()?;
     let is_open = change.ended.map_or(was_open, |ended| ended.is_none());
     txn.book.conversations_open += i64::from(is_open) - i64::from(was_open);
+    let origin = change.heard.as_ref().and_then(|heard| heard.origin.as_ref());
     txn.run(
-        "UPDATE conversation SET revision = revision + 1, events = events + 1, messages = ?2,
-             maps = coalesce(?3, maps), ended_at = CASE WHEN ?4 THEN ?5 ELSE ended_at END
+        "UPDATE conversation SET revision = revision + 1, events = events + ?6, messages = ?2, said = ?11,
+             maps = coalesce(?3, maps), ended_at = CASE WHEN ?4 THEN ?5 ELSE ended_at END,
+             heard_at = CASE WHEN ?7 OR (?6 AND heard_at IS NOT NULL) THEN ?8 ELSE heard_at END,
+             source = coalesce(?9, source), stream = CASE WHEN ?9 IS NULL THEN stream ELSE ?10 END
          WHERE row = ?1",
         params![
             row,
             messages,
             maps.as_deref(),
             change.ended.is_some(),
-            change.ended.flatten().map(Timestamp::as_millis)
+            change.ended.flatten().map(Timestamp::as_millis),
+            change.heard.is_some(),
+            change.heard.as_ref().is_some_and(|heard| heard.lives),
+            arrived.as_millis(),
+            origin.map(|origin| &*origin.source),
+            origin.and_then(|origin| origin.stream),
+            i64::try_from(change.messages).unwrap_or(i64::MAX),
         ],
     )?;
     Ok(())
@@ -63,13 +74,20 @@ fn open(
     let all = change.replace_messages.iter().flatten().chain(&change.append_messages);
     let ended = change.ended.flatten();
     let maps = txn.seal.seal(Place::Maps(row), change.maps.as_deref().unwrap_or(b"{}"))?;
+    let lives = change.heard.as_ref().is_some_and(|heard| heard.lives);
+    let origin = change.heard.as_ref().and_then(|heard| heard.origin.as_ref());
     let entered = txn.run(
-        "INSERT INTO conversation VALUES (?1, 1, ?2, ?3, 1, ?4, ?5, ?6, ?7) ON CONFLICT (id, namespace) DO NOTHING",
+        "INSERT INTO conversation VALUES (?1, 1, ?2, ?3, 1, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+         ON CONFLICT (id, namespace) DO NOTHING",
         params![
             row,
             arrived.as_millis(),
             ended.map(Timestamp::as_millis),
             i64::try_from(all.clone().count()).unwrap_or(i64::MAX),
+            i64::try_from(change.messages).unwrap_or(i64::MAX),
+            lives.then_some(arrived.as_millis()),
+            origin.and_then(|origin| origin.stream),
+            origin.map(|origin| &*origin.source),
             key.namespace,
             key.id,
             &maps[..],
@@ -119,6 +137,12 @@ fn opened(seal: &Seal, place: Place, stored: &[u8]) -> Option<Bytes> {
     seal.open(place, stored).inspect_err(tell).ok()
 }
 
+/// Source and stream from two columns.
+pub(super) fn origin(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Origin>> {
+    let stream = row.get(at + 1)?;
+    Ok(row.get::<_, Option<Arc<str>>>(at)?.map(|source| Origin { source, stream }))
+}
+
 /// Reads one, its messages only `with_messages`. What cannot be opened is left out: the conversation goes on without it.
 pub(super) fn read(
     conn: &Connection,
@@ -128,8 +152,8 @@ pub(super) fn read(
 ) -> rusqlite::Result<Option<Conversation>> {
     let found = conn
         .prepare_cached(
-            "SELECT row, revision, opened_at, ended_at, events, messages, maps FROM conversation
-             WHERE id = ?1 AND namespace = ?2",
+            "SELECT row, revision, opened_at, ended_at, events, messages, maps, heard_at, source, stream
+             FROM conversation WHERE id = ?1 AND namespace = ?2",
         )?
         .query_row(params![key.id, key.namespace], |row| {
             let count = |at: usize| row.get::<_, i64>(at).map(|n| u64::try_from(n).unwrap_or(0));
@@ -146,6 +170,8 @@ pub(super) fn read(
                     opened_at: Timestamp::from_millis(row.get(2)?),
                     ended_at: row.get::<_, Option<i64>>(3)?.map(Timestamp::from_millis),
                     events: count(4)?,
+                    heard_at: row.get::<_, Option<i64>>(7)?.map(Timestamp::from_millis),
+                    origin: origin(row, 8)?,
                 },
             ))
         })

@@ -3,8 +3,8 @@
 //! Rooms: `types` and `views` are what crosses the seam, in and out; `schema` and `lock` open the store; `command` is what
 //! it is asked, `writer` owns it, groups commits and latches on failure, `checkpoint` copies its log beside it; `txn` is one
 //! transaction, filled by `apply` (batches), `conversation`, `lane` (order), `settle`, `supersede` and `retry` (results),
-//! `space` (the size limit) and `retention` (age); `seal` is what is encrypted; `ledger` counts; `announce` hands ready deliveries on; `read` and `list`
-//! look beside the writer, `inspect` at a copy.
+//! `space` (the size limit) and `retention` (age); `seal` is what is encrypted; `ledger` counts; `announce` hands ready deliveries on; `read`, `open` and
+//! `list` look beside the writer, `inspect` at a copy.
 
 mod announce;
 mod apply;
@@ -16,6 +16,7 @@ mod lane;
 mod ledger;
 mod list;
 mod lock;
+mod open;
 mod read;
 mod retention;
 mod retry;

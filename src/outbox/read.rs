@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::seal::{Place, Seal, Unreadable};
 use super::txn::{body_key, headers_from, shared};
-use super::types::{ConversationKey, KeptEvents, Ready, Seen, Wait};
+use super::types::{AnalysisDue, ConversationKey, KeptEvents, Ready, Seen, Wait};
 use super::{OutboxError, schema};
 use crate::clock::Timestamp;
 use crate::limits;
@@ -203,6 +203,9 @@ const WAIT: &str = "SELECT wait.row, wait.webhook, wait.deadline, event.namespac
                            event.seq, event.event_id
                     FROM wait JOIN waiting_event event ON event.seq = wait.seq";
 
+/// Waits whose event has no analyses under way; those that have are not to be seen.
+const ANALYSED: &str = "NOT EXISTS (SELECT 1 FROM analysis_due WHERE seq = wait.seq)";
+
 fn wait(row: &Row<'_>, seal: &Seal, name: &Arc<str>) -> rusqlite::Result<Wait> {
     let body = seal.open(Place::WaitingEvent(row.get(6)?), row.get_ref(5)?.as_blob()?);
     let body = told(body, "a waiting event", row.get_ref(7)?.as_str()?);
@@ -217,6 +220,32 @@ fn wait(row: &Row<'_>, seal: &Seal, name: &Arc<str>) -> rusqlite::Result<Wait> {
     })
 }
 
+/// Events whose analyses are due.
+pub(super) fn analyses_due(
+    conn: &Connection,
+    seal: &Seal,
+    after: i64,
+    limit: usize,
+) -> rusqlite::Result<Vec<AnalysisDue>> {
+    let mut due = conn.prepare_cached(
+        "SELECT event.seq, event.namespace, event.conversation, event.body, event.event_id
+         FROM analysis_due due JOIN waiting_event event ON event.seq = due.seq WHERE due.seq > ?1 ORDER BY due.seq",
+    )?;
+    let mut rows = due.query([after])?;
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    while found.len() < limit && bytes < limits::DUE_BYTES {
+        let Some(row) = rows.next()? else { break };
+        let event = row.get(0)?;
+        let body = seal.open(Place::WaitingEvent(event), row.get_ref(3)?.as_blob()?);
+        let body = told(body, "a waiting event", row.get_ref(4)?.as_str()?).unwrap_or_default();
+        bytes += body.len();
+        let (namespace, id): (Option<Arc<str>>, Option<Arc<str>>) = (row.get(1)?, row.get(2)?);
+        let conversation = namespace.zip(id).map(|(namespace, id)| ConversationKey { namespace, id });
+        found.push(AnalysisDue { event, conversation, body });
+    }
+    Ok(found)
+}
+
 /// A value that was opened; of one that cannot be it is said that it is done without.
 fn told(opened: Result<Bytes, Unreadable>, what: &str, id: &str) -> Option<Bytes> {
     opened.inspect_err(|why| facts::Unreadable { what, id: Some(id), why: &why.to_string() }.emit()).ok()
@@ -229,7 +258,7 @@ pub(super) fn waits_of(
     key: &ConversationKey,
     name: impl Fn(i64) -> Option<Arc<str>>,
 ) -> rusqlite::Result<Vec<Wait>> {
-    let sql = format!("{WAIT} WHERE event.conversation = ?1 AND event.namespace = ?2 ORDER BY wait.row");
+    let sql = format!("{WAIT} WHERE event.conversation = ?1 AND event.namespace = ?2 AND {ANALYSED} ORDER BY wait.row");
     let mut all = conn.prepare_cached(&sql)?;
     let mut rows = all.query((&key.id, &key.namespace))?;
     let mut found = Vec::new();
@@ -249,7 +278,7 @@ pub(super) fn waits_due(
     now: Timestamp,
     limit: usize,
 ) -> rusqlite::Result<(Vec<Wait>, Option<Timestamp>)> {
-    let sql = format!("{WAIT} WHERE wait.webhook = ?1 ORDER BY wait.deadline LIMIT ?2");
+    let sql = format!("{WAIT} WHERE wait.webhook = ?1 AND {ANALYSED} ORDER BY wait.deadline LIMIT ?2");
     let mut soonest = conn.prepare_cached(&sql)?;
     let mut found = Vec::new();
     let mut next: Option<Timestamp> = None;

@@ -14,8 +14,12 @@ pub(super) const FILE: &str = "outbox.db";
 
 /// One entry per schema version, in order; entry `n` leads from version `n` to `n + 1`. Entries are never edited once
 /// released: a change is a new entry.
-const MIGRATIONS: &[&str] =
-    &[include_str!("schema/0001.sql"), include_str!("schema/0002.sql"), include_str!("schema/0003.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema/0001.sql"),
+    include_str!("schema/0002.sql"),
+    include_str!("schema/0003.sql"),
+    include_str!("schema/0004.sql"),
+];
 
 /// The version that this sidehook writes.
 pub(super) const KNOWN: usize = MIGRATIONS.len();

@@ -18,6 +18,8 @@ pub struct Batch {
     pub settlements: Vec<Settlement>,
     /// Waits that are over, with what became of them.
     pub releases: Vec<Release>,
+    /// Events whose analyses are done.
+    pub analysed: Vec<Analysed>,
     /// Changes of a webhook's standing.
     pub standings: Vec<(Arc<str>, Standing)>,
     /// How far stream sources have read: source name, opaque offset.
@@ -54,6 +56,8 @@ pub struct Arrival {
     pub change: Option<ConversationChange>,
     /// What became of it, per matching webhook.
     pub decisions: Vec<(Arc<str>, Decision)>,
+    /// Whether its waits last at least until its analyses are done ([`Batch::analysed`]).
+    pub analyses: bool,
     /// The whole event, kept while any decision is [`Decision::Waiting`].
     pub waiting_body: Option<Bytes>,
     /// The whole event, kept for re-rendering (`outbox.retain.events`).
@@ -81,7 +85,7 @@ pub struct Seen {
 }
 
 /// A change of conversation state. Applied only to the revision it was made for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ConversationChange {
     /// The revision this change builds on; 0 for a conversation that is not stored yet.
     pub expected_revision: u64,
@@ -89,11 +93,34 @@ pub struct ConversationChange {
     pub replace_messages: Option<Vec<Bytes>>,
     /// Appends messages, each a JSON text.
     pub append_messages: Vec<Bytes>,
+    /// How many messages there are then, whatever rows they are in.
+    pub messages: u64,
     /// Replaces the maps: a JSON object with `assistant`, `conversation` (without messages), `argument`, `metadata`,
     /// `option`, `analysis`.
     pub maps: Option<Bytes>,
     /// `Some(Some(t))` ends the conversation at `t`, `Some(None)` opens it again.
     pub ended: Option<Option<Timestamp>>,
+    /// What the event says of the conversation's life; `None` for a change that no event makes.
+    pub heard: Option<Heard>,
+}
+
+/// What an event says of its conversation's life, beside what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    /// Whether it shows that the conversation goes on. An update does not where it is the first that is heard: it may be
+    /// late for one that ended and was forgotten.
+    pub lives: bool,
+    /// Where the conversation comes from now; `None`: as before.
+    pub origin: Option<Origin>,
+}
+
+/// Where a conversation comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Name of the source.
+    pub source: Arc<str>,
+    /// The stream, where the source has streams that can end.
+    pub stream: Option<i64>,
 }
 
 /// Stored conversation state.
@@ -111,6 +138,10 @@ pub struct Conversation {
     pub ended_at: Option<Timestamp>,
     /// Events of it that were accepted.
     pub events: u64,
+    /// When it was last heard of; `None` while nothing but updates came.
+    pub heard_at: Option<Timestamp>,
+    /// Where it comes from, as far as that is known.
+    pub origin: Option<Origin>,
 }
 
 /// What became of an event for one webhook.
@@ -153,6 +184,28 @@ pub struct Release {
     pub wait: i64,
     /// What became of it; not [`Decision::Waiting`].
     pub decision: Decision,
+}
+
+/// The end of an event's analyses: its waits are released from now on.
+#[derive(Debug)]
+pub struct Analysed {
+    /// The event, [`AnalysisDue::event`].
+    pub event: i64,
+    /// The whole event with what they came to; `None` when that is nothing.
+    pub body: Option<Bytes>,
+    /// The same for its conversation's state.
+    pub change: Option<(ConversationKey, ConversationChange)>,
+}
+
+/// An event whose analyses are due.
+#[derive(Debug, Clone)]
+pub struct AnalysisDue {
+    /// Its place in the order of arrival, for [`Analysed::event`].
+    pub event: i64,
+    /// Its conversation.
+    pub conversation: Option<ConversationKey>,
+    /// The whole event as stored ([`Arrival::waiting_body`]); empty where it is sealed and cannot be opened.
+    pub body: Bytes,
 }
 
 /// An event that waits for analysis, for one webhook.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::types::{Attempt, Standing};
+use super::types::{Attempt, ConversationKey, Origin, Standing};
 use crate::clock::Timestamp;
 
 /// A webhook as the outbox sees it.
@@ -26,6 +26,54 @@ pub struct WebhookView {
     pub dead: u64,
     /// Events that wait for analysis.
     pub waiting: u64,
+}
+
+/// A conversation as lists and the API show it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ConversationView {
+    /// Its id.
+    pub id: String,
+    /// The assistant's id, where it is known.
+    pub assistant: Option<String>,
+    /// `open` or `ended`.
+    pub state: &'static str,
+    /// Events of it that were accepted.
+    pub events: u64,
+    /// Messages that were assembled.
+    pub messages: u64,
+    /// When its first event arrived.
+    pub opened_at: Timestamp,
+    /// When its end arrived, if it did.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// A page of conversations.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ConversationsPage {
+    /// Those first that were opened last.
+    pub items: Vec<ConversationView>,
+    /// Where to go on; `None` at the end.
+    pub next_cursor: Option<String>,
+}
+
+/// A conversation that is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenConversation {
+    /// Which.
+    pub key: ConversationKey,
+    /// When it was last heard of; `None` while nothing but updates came.
+    pub heard_at: Option<Timestamp>,
+    /// Where it comes from, as far as that is known.
+    pub origin: Option<Origin>,
+}
+
+/// A page of conversations that are open.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OpenPage {
+    /// In the order that was asked for.
+    pub items: Vec<OpenConversation>,
+    /// The place to go on behind; `None` when there are no more.
+    pub next: Option<(i64, i64)>,
 }
 
 /// State of a delivery.

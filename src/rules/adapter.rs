@@ -58,7 +58,8 @@ pub struct Message {
     pub body: Json,
     /// `path` of the request, with its query where it has one; empty where there is no request.
     pub path: String,
-    /// `headers`, names in any case; what comes several times is joined with `, `.
+    /// `headers`, names in any case; what comes several times is joined with `, `. Scripts get all but
+    /// authorization.
     pub headers: Vec<(String, String)>,
     /// `direction`
     pub direction: Direction,
@@ -81,6 +82,10 @@ impl Message {
         let mut headers: Vec<json::Member> = Vec::with_capacity(self.headers.len());
         for (name, value) in &self.headers {
             let name = name.to_ascii_lowercase();
+            // A script may log what it gets; what opens doors is none of its business.
+            if matches!(name.as_str(), "authorization" | "proxy-authorization") {
+                continue;
+            }
             match headers.iter_mut().find(|(known, _)| **known == *name) {
                 Some((_, known)) => *known = Json::text(&format!("{}, {value}", known.as_str().unwrap_or_default())),
                 None => headers.push((Arc::from(name), Json::text(value))),

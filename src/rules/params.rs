@@ -67,6 +67,13 @@ impl Params {
         self.entries.iter().map(|(key, pick)| (key.to_string(), written(pick))).collect()
     }
 
+    /// The payload as it stands; what is missing is left out whatever [`Missing`] says.
+    #[must_use]
+    pub fn payload(&self, event: &Event) -> Bytes {
+        let members = self.entries.iter().filter_map(|(key, pick)| Some((Arc::clone(key), pick.value(event)?)));
+        Json::map(members.collect()).to_bytes()
+    }
+
     /// The payload's members in their order. The error is the key and selector that found nothing, for
     /// [`Missing::Error`].
     pub(super) fn pick(&self, event: &Event) -> Result<Vec<(Arc<str>, Json)>, String> {

@@ -1,6 +1,8 @@
 //! The `hmac` scheme: a header made from a template, for receivers that expect another platform's signature.
 //! Everything a template can get wrong is refused when it is read, so that signing cannot fail.
 
+mod inbound;
+
 use std::fmt::Write as _;
 
 use aws_lc_rs::hmac;
@@ -10,6 +12,8 @@ use http::HeaderName;
 
 use super::key::{KeyError, whsec_bytes};
 use crate::secret::Secret;
+
+pub use inbound::{Beside, HmacVerifier};
 
 /// `algorithm`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -77,6 +81,19 @@ pub enum TemplateError {
     /// The body would not be covered.
     #[error("content must hold {{body}}, else anybody could change it; write for example \"{{timestamp}}.{{body}}\"")]
     NoBody,
+    /// Of a scheme that checks: nobody tells what belongs there.
+    #[error(
+        "content names {{{name}}}, which neither the template nor a header tells; write it into the template, or name its header"
+    )]
+    Untold {
+        /// The placeholder.
+        name: &'static str,
+    },
+    /// Of a scheme that checks: unclear where one ends and the next begins.
+    #[error(
+        "template has two placeholders without a comma or a semicolon between them; write for example \"t={{timestamp}},v1={{signature}}\""
+    )]
+    Together,
     /// Not a header value.
     #[error("template holds a character that a header value cannot carry, or a blank at its end; use visible ASCII")]
     Characters,

@@ -1,15 +1,19 @@
 //! Signature schemes: keys in, header values out, and the way back. Does no I/O and knows no clock.
 
 mod hmac;
+mod inbound;
 mod key;
+mod livekit;
 mod verify;
 
 use std::fmt;
 
 use http::{HeaderName, HeaderValue};
 
-pub use hmac::{Algorithm, Encoding, HmacScheme, HmacTemplate, TemplateError};
+pub use hmac::{Algorithm, Beside, Encoding, HmacScheme, HmacTemplate, HmacVerifier, TemplateError};
+pub use inbound::{InboundError, Verifier};
 pub use key::{KeyError, SigningKey, VerifyKey};
+pub use livekit::LiveKit;
 pub use verify::{DEFAULT_TOLERANCE, VerifyError, verify};
 
 /// Identifies a delivery: the same on every attempt.

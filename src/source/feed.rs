@@ -7,11 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+use super::pace::Pace;
+use super::problem::Item;
 use super::{Accepted, Items, Refusal, Sink, StreamId};
 use crate::clock::Timestamp;
 use crate::event::{Incoming, Json, Kind};
 use crate::limits;
-use crate::rules::{Adapter, Direction, Message};
+use crate::rules::{Adapter, Direction, Message as Adaptable};
 use crate::telemetry::ingest::EventRejected;
 
 /// One source's way to the sink. Cloning shares it.
@@ -19,11 +21,17 @@ pub struct Feed<S> {
     name: Arc<str>,
     sink: Arc<S>,
     stop: CancellationToken,
+    pace: Arc<Pace>,
 }
 
 impl<S> Clone for Feed<S> {
     fn clone(&self) -> Self {
-        Self { name: Arc::clone(&self.name), sink: Arc::clone(&self.sink), stop: self.stop.clone() }
+        Self {
+            name: Arc::clone(&self.name),
+            sink: Arc::clone(&self.sink),
+            stop: self.stop.clone(),
+            pace: Arc::clone(&self.pace),
+        }
     }
 }
 
@@ -79,11 +87,47 @@ impl Unfit {
     }
 }
 
+/// What one message came to, and where it stands.
+#[derive(Debug, Clone, Default)]
+pub struct Message {
+    /// Its events; none where there is nothing to take, and then its place alone counts.
+    pub items: Vec<Incoming>,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// Messages on their way into one commit.
+#[derive(Debug, Default)]
+pub struct Batch {
+    messages: Vec<Message>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Adds a message that took so many bytes.
+    pub fn push(&mut self, message: Message, bytes: usize) {
+        self.messages.push(message);
+        self.bytes += bytes;
+    }
+
+    /// Whether the next one should wait for the next commit.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.messages.len() >= limits::BATCH_MESSAGES || self.bytes >= limits::BATCH_BYTES
+    }
+
+    /// What was gathered.
+    pub fn take(&mut self) -> Vec<Message> {
+        self.bytes = 0;
+        std::mem::take(&mut self.messages)
+    }
+}
+
 impl<S: Sink> Feed<S> {
     /// For the source called `name`; `stop` ends every wait.
     #[must_use]
     pub fn new(name: Arc<str>, sink: Arc<S>, stop: CancellationToken) -> Self {
-        Self { name, sink, stop }
+        Self { name, sink, stop, pace: Arc::default() }
     }
 
     /// The source's name.
@@ -104,6 +148,12 @@ impl<S: Sink> Feed<S> {
         &self.stop
     }
 
+    /// Largest message, in bytes.
+    #[must_use]
+    pub fn most(&self) -> usize {
+        usize::try_from(self.sink.settings(&self.name).body_bytes).unwrap_or(usize::MAX)
+    }
+
     /// One message: what the adapter makes of it or, without one, an event or an array of them. All of it is stored
     /// together, or nothing is.
     pub async fn message(
@@ -113,28 +163,108 @@ impl<S: Sink> Feed<S> {
         place: Place,
         patience: Patience,
     ) -> Result<Accepted, Unfit> {
+        let items = self.read(message, adapter).await?;
+        self.items(items, place, patience).await
+    }
+
+    /// What one message stands for, checked and not yet handed on. What is wrong is counted and logged.
+    pub async fn read(&self, message: Raw, adapter: Option<&Adapter>) -> Result<Vec<Incoming>, Unfit> {
+        self.understand(message, adapter).await.map_err(|wrong| {
+            self.reject(wrong.reason, &wrong.detail);
+            Unfit::Bad(wrong.detail)
+        })
+    }
+
+    /// What a line stands for: nothing came with it, and its source's adapter counts. What is wrong is the caller's to tell.
+    pub async fn line(&self, body: Bytes) -> Result<Vec<Incoming>, Wrong> {
+        let settings = self.sink.settings(&self.name);
+        let (path, headers, arrived) = (String::new(), Vec::new(), settings.now);
+        let raw = Raw { body, path, headers, direction: Direction::Request, arrived };
+        self.understand(raw, settings.adapter.as_ref()).await
+    }
+
+    /// The only place where a message becomes events.
+    async fn understand(&self, message: Raw, adapter: Option<&Adapter>) -> Result<Vec<Incoming>, Wrong> {
         let events = match adapter {
-            None => events_of(message.body),
+            None => events_of(message.body)?,
             Some(adapter) => {
-                let message = Message {
-                    body: Message::body_of(&message.body),
+                let message = Adaptable {
+                    body: Adaptable::body_of(&message.body),
                     path: message.path,
                     headers: message.headers,
                     direction: message.direction,
                     arrived: message.arrived,
                 };
-                self.sink.adapt(adapter, message).await.map_err(|error| format!("the adapter failed: {error}"))
+                self.sink.adapt(adapter, message).await.map_err(|error| {
+                    let detail = format!("the adapter failed: {error}");
+                    Wrong { reason: "invalid", detail, errors: Vec::new() }
+                })?
             }
         };
-        let items = events.and_then(|events| events.iter().map(item_of).collect::<Result<Vec<_>, _>>());
-        match items {
-            Ok(items) => self.items(items, place, patience).await,
-            Err(detail) => Err(self.bad("invalid", detail)),
-        }
+        events.iter().enumerate().map(|(index, event)| item_of(index, event)).collect()
     }
 
     /// Items that are read already; with none of them the place alone is stored.
     pub async fn items(&self, items: Vec<Incoming>, place: Place, patience: Patience) -> Result<Accepted, Unfit> {
+        let refusal = match self.offer(items, place, patience).await {
+            Ok(accepted) => return Ok(accepted),
+            Err(refusal) => refusal,
+        };
+        self.refused(&refusal);
+        let detail = refusal.detail().to_owned();
+        Err(if is_busy(&refusal) { Unfit::Busy(detail) } else { Unfit::Bad(detail) })
+    }
+
+    /// Messages that came one after another, in one commit where they can all be taken, else each by itself. What cannot
+    /// be taken is counted and logged; its place is stored all the same. The error tells how many were left when the
+    /// outbox took nothing and the source could not wait: what that means is the source's to say.
+    pub async fn together(&self, mut messages: Vec<Message>, patience: Patience) -> Result<(), usize> {
+        let last = messages.last().map(|message| message.place.clone()).unwrap_or_default();
+        let all: Vec<Incoming> = match messages.as_mut_slice() {
+            [one] => std::mem::take(&mut one.items),
+            many => many.iter().flat_map(|message| message.items.iter().cloned()).collect(),
+        };
+        if all.is_empty() && last.offset.is_none() {
+            return Ok(());
+        }
+        match self.offer(all, last.clone(), patience).await {
+            Ok(_) => return Ok(()),
+            Err(refusal) if is_busy(&refusal) => return Err(messages.len()),
+            Err(refusal) if messages.len() == 1 => self.refused(&refusal),
+            Err(_) => {}
+        }
+        let mut left = messages.len();
+        for Message { items, place } in messages {
+            if !items.is_empty() {
+                match self.offer(items, place.clone(), patience).await {
+                    Ok(_) => {}
+                    Err(refusal) if is_busy(&refusal) => return Err(left),
+                    Err(refusal) => {
+                        self.refused(&refusal);
+                        self.place(place, patience).await.map_err(|()| left)?;
+                    }
+                }
+            }
+            left -= 1;
+        }
+        self.place(last, patience).await.map_err(|()| 0_usize)
+    }
+
+    /// Stores how far the source has read, where it has something to store.
+    async fn place(&self, place: Place, patience: Patience) -> Result<(), ()> {
+        if place.offset.is_none() {
+            return Ok(());
+        }
+        self.offer(Vec::new(), place, patience).await.map(drop).map_err(drop)
+    }
+
+    /// Hands items on, until they are taken or it is clear that they will not be. Counts and logs nothing.
+    pub(super) async fn offer(
+        &self,
+        items: Vec<Incoming>,
+        place: Place,
+        patience: Patience,
+    ) -> Result<Accepted, Refusal> {
         let Place { stream, offset } = place;
         let mut pause = Duration::from_millis(50);
         loop {
@@ -146,20 +276,15 @@ impl<S: Sink> Feed<S> {
                 stream,
                 offset: offset.clone(),
             };
-            let refusal = match self.sink.accept(items).await {
+            let retry_after = match self.sink.accept(items).await {
                 Ok(accepted) => return Ok(accepted),
-                Err(refusal) => refusal,
+                Err(Refusal::Full { retry_after, .. } | Refusal::Unavailable { retry_after, .. })
+                    if patience == Patience::Wait && !self.stop.is_cancelled() =>
+                {
+                    retry_after
+                }
+                Err(refusal) => return Err(refusal),
             };
-            let (reason, retry_after) = match &refusal {
-                Refusal::IdConflict { .. } => return Err(self.bad("id_conflict", refusal.detail().to_owned())),
-                Refusal::TooLarge { .. } => return Err(self.bad("conversation_too_large", refusal.detail().to_owned())),
-                Refusal::Full { retry_after, .. } => ("full", *retry_after),
-                Refusal::Unavailable { retry_after, .. } => ("failed", *retry_after),
-            };
-            if patience == Patience::None || self.stop.is_cancelled() {
-                EventRejected { source: &self.name, reason, detail: refusal.detail() }.emit();
-                return Err(Unfit::Busy(refusal.detail().to_owned()));
-            }
             tokio::select! {
                 () = tokio::time::sleep(pause.min(retry_after)) => {}
                 () = self.stop.cancelled() => {}
@@ -168,28 +293,66 @@ impl<S: Sink> Feed<S> {
         }
     }
 
-    fn bad(&self, reason: &'static str, detail: String) -> Unfit {
-        EventRejected { source: &self.name, reason, detail: &detail }.emit();
-        Unfit::Bad(detail)
+    /// Counts and logs a refusal.
+    pub(super) fn refused(&self, refusal: &Refusal) {
+        let reason = match refusal {
+            Refusal::IdConflict { .. } => "id_conflict",
+            Refusal::TooLarge { .. } => "conversation_too_large",
+            Refusal::Full { .. } => "full",
+            Refusal::Unavailable { .. } => "failed",
+        };
+        self.reject(reason, refusal.detail());
+    }
+
+    /// Counts a message that is no good, and logs it unless there are too many.
+    pub fn reject(&self, reason: &'static str, detail: &str) {
+        let unsaid = self.pace.next(self.sink.settings(&self.name).now);
+        EventRejected { source: &self.name, reason, detail, unsaid }.emit();
     }
 }
 
+/// Whether it may be different another time.
+fn is_busy(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Full { .. } | Refusal::Unavailable { .. })
+}
+
+/// Why a message holds no events.
+#[derive(Debug)]
+pub struct Wrong {
+    /// As the metric names it: `malformed`, `invalid` or `too_large`.
+    pub reason: &'static str,
+    /// What is wrong, of the first item that is no event.
+    pub detail: String,
+    /// Each thing that is wrong.
+    pub(super) errors: Vec<Item>,
+}
+
 /// The events of a JSON text.
-fn events_of(message: Bytes) -> Result<Vec<Json>, String> {
-    let root = Json::parse(message).map_err(|e| format!("this is not JSON: {e}"))?;
+fn events_of(message: Bytes) -> Result<Vec<Json>, Wrong> {
+    let root = Json::parse(message).map_err(|e| Wrong {
+        reason: "malformed",
+        detail: format!("this is not JSON: {e}"),
+        errors: vec![Item { index: 0, pointer: String::new(), reason: e.to_string() }],
+    })?;
     if root.kind() != Kind::Array {
         return Ok(vec![root]);
     }
     if root.len() > limits::EVENTS_PER_REQUEST {
-        return Err(format!("more than {} events in one message", limits::EVENTS_PER_REQUEST));
+        let detail = format!("more than {} events in one message", limits::EVENTS_PER_REQUEST);
+        return Err(Wrong { reason: "too_large", detail, errors: Vec::new() });
     }
     Ok(root.items().collect())
 }
 
-/// Recognises and checks one; the error tells the first thing that is wrong.
-fn item_of(event: &Json) -> Result<Incoming, String> {
+/// Recognises and checks one.
+fn item_of(index: usize, event: &Json) -> Result<Incoming, Wrong> {
     Incoming::read(event).map_err(|errors| {
-        let first = errors.into_iter().next();
-        first.map_or_else(String::new, |e| format!("this is no event: {:?} {}", e.pointer, e.reason))
+        let first = errors.first();
+        let detail = first.map_or_else(String::new, |e| format!("this is no event: {:?} {}", e.pointer, e.reason));
+        let errors = errors.into_iter().map(|e| Item { index, pointer: e.pointer, reason: e.reason }).collect();
+        Wrong { reason: "invalid", detail, errors }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,17 +1,29 @@
 //! Where bytes come in. A source reads and checks items and hands them to a [`Sink`]; it knows neither rules nor
 //! webhooks, and acknowledges only what the sink says is durable.
 
+pub mod exec;
 pub mod feed;
+pub mod file;
 pub mod http;
+pub mod lines;
+mod pace;
+#[cfg(test)]
+mod probe;
 mod problem;
+pub mod proxy;
+pub mod sse;
+pub mod stdin;
+pub mod unix;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Timestamp;
 use crate::event::{Incoming, Json};
 use crate::rules::{Adapter, Message, RuleError};
 use crate::secret::Secret;
+use crate::sign::Verifier;
 
 /// Checked items of one request, accepted together or not at all.
 #[derive(Debug)]
@@ -137,10 +149,14 @@ pub struct SourceSettings {
     pub body_bytes: u64,
     /// Bearer token that senders must show, of an http source.
     pub token: Option<Secret>,
+    /// Checks the signatures of requests, of an http source.
+    pub verifier: Option<Arc<Verifier>>,
     /// Namespace of its events.
     pub namespace: Arc<str>,
     /// Makes events of its messages.
     pub adapter: Option<Adapter>,
+    /// When this was asked for.
+    pub now: Timestamp,
 }
 
 /// Where items go.

@@ -5,6 +5,7 @@ use http::{Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 
+use super::Refusal;
 use crate::limits;
 
 /// A refused request. Boxed, since it travels in every `Result` on the way of a good one.
@@ -63,6 +64,37 @@ impl Problem {
     pub fn retry_after(mut self, secs: u64) -> Self {
         self.0.retry_after_secs = Some(secs.max(1));
         self
+    }
+
+    /// What a refusal of the sink means.
+    pub fn refused(refusal: Refusal) -> Self {
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        match refusal {
+            Refusal::IdConflict { items, detail } => {
+                let item = |index| Item { index, pointer: "/id".into(), reason: "id_conflict".into() };
+                let items = items.into_iter().map(item).collect();
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "id_conflict", "id conflict", detail).items(items)
+            }
+            Refusal::TooLarge { index, detail } => {
+                let item = Item { index, pointer: "/conversation".into(), reason: "conversation_too_large".into() };
+                let detail = format!("item {index}: {detail}; nothing was stored");
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "conversation_too_large", "conversation too large", detail)
+                    .items(vec![item])
+            }
+            Refusal::Full { detail, retry_after } => {
+                Self::new(unavailable, "full", "outbox full", detail).retry_after(retry_after.as_secs())
+            }
+            Refusal::Unavailable { detail, retry_after } => {
+                Self::new(unavailable, "failed", "not available", detail).retry_after(retry_after.as_secs())
+            }
+        }
+    }
+
+    /// As one line, for senders that are answered by lines.
+    pub fn into_line(self) -> Vec<u8> {
+        let mut line = serde_json::to_vec(&self.0).unwrap_or_default();
+        line.push(b'\n');
+        line
     }
 
     /// What went wrong, for the log.

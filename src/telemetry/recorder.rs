@@ -16,8 +16,9 @@ const BOUNDS: [f64; 18] = [
     30.0, 60.0,
 ];
 
-/// Name and help of every metric, as the spec lists them.
-const HELP: [(&str, &str); 18] = [
+/// Name and help of every metric.
+const HELP: [(&str, &str); 19] = [
+    ("sidehook_analyses_total", "Analyses by name and outcome."),
     ("sidehook_attempt_duration_seconds", "Time one delivery attempt took."),
     ("sidehook_attempts_total", "Delivery attempts by webhook and status."),
     ("sidehook_breaker_open", "1 while a webhook's circuit breaker is open."),

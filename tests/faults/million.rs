@@ -59,6 +59,7 @@ async fn fill(dir: &Path, count: u64) {
             dedupe: None,
             change: None,
             decisions: vec![(Arc::clone(&name), Decision::Rendered(vec![delivery]))],
+            analyses: false,
             waiting_body: None,
             kept_body: None,
         }

@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue};
 use super::Listen;
 use crate::rules::Adapter;
 use crate::secret::Secret;
+use crate::sign::Verifier;
 
 /// One source.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +19,8 @@ pub struct Source {
     pub namespace: Arc<str>,
     /// `adapter`: makes events of its messages; none where they are events already.
     pub adapter: Option<Adapter>,
+    /// `verify`: how the signatures of its requests are checked.
+    pub verify: Option<Arc<Verifier>>,
     /// `infer_failure`: whether an end that nobody reports is inferred.
     pub infer_failure: bool,
 }

@@ -15,7 +15,7 @@ macro_rules! source {
                 key("namespace", Kind::Text, "\"\"", "Keeps ids of several assistants apart."),
                 key("infer_failure", Kind::Bool, "true", "Whether an end that nobody reports is inferred."),
                 key("adapter", Kind::Path, "", "A script that makes events of messages."),
-                later("verify", Kind::Any, "How inbound signatures are checked."),
+                key("verify", Kind::Block(&VERIFY), "", "http: how the signatures of requests are checked."),
                 $($own),*
             ],
         };
@@ -69,6 +69,25 @@ source!(
         later("consumer", Kind::Text, "The durable consumer."),
     ]
 );
+
+/// `verify` of a source.
+pub static VERIFY: Block = Block {
+    name: "verify",
+    keys: &[
+        required("scheme", Kind::Choice(&["standard", "hmac", "livekit"]), "How the sender signs."),
+        key("secrets", Kind::List(&Kind::Secret), "", "standard, hmac: any of them may have signed."),
+        key("tolerance", Kind::Duration, "\"5m\"", "standard, hmac: how far the signed timestamp may be off."),
+        key("header", Kind::Text, "", "hmac: the signature's header."),
+        key("algorithm", Kind::Choice(&["sha256", "sha512"]), "\"sha256\"", "hmac: the hash."),
+        key("encoding", Kind::Choice(&["hex", "base64"]), "\"hex\"", "hmac: how the signature is written."),
+        key("template", Kind::Text, "\"{signature}\"", "hmac: the header's value, as in `signing`."),
+        key("content", Kind::Text, "\"{body}\"", "hmac: what is signed, as in `signing`."),
+        key("timestamp_header", Kind::Text, "", "hmac: the header that tells {timestamp} or {timestamp_ms}."),
+        key("id_header", Kind::Text, "", "hmac: the header that tells {id}."),
+        key("api_key", Kind::Text, "", "livekit: the API key that signs."),
+        key("api_secret", Kind::Secret, "", "livekit: its secret."),
+    ],
+};
 
 const OVERFLOW: Key = key(
     "on_overflow",

@@ -86,10 +86,8 @@ async fn a_delivery_id_that_is_taken_refuses_its_batch_only() {
 fn change(expected_revision: u64) -> ConversationChange {
     ConversationChange {
         expected_revision,
-        replace_messages: None,
-        append_messages: Vec::new(),
-        maps: None,
-        ended: None,
+        heard: Some(Heard { lives: true, origin: None }),
+        ..ConversationChange::default()
     }
 }
 

@@ -53,7 +53,7 @@ fn what_cannot_be_opened_is_named_with_its_cure() {
                 let conn = rusqlite::Connection::open(dir.join("outbox.db")).expect("a store");
                 conn.execute_batch("PRAGMA user_version = 99").expect("a version");
             },
-            &["outbox.db: has schema version 99, this sidehook knows up to 3", "outbox.path"],
+            &["outbox.db: has schema version 99, this sidehook knows up to 4", "outbox.path"],
         ),
         (
             "a directory in its place",
@@ -90,7 +90,7 @@ fn reading_needs_a_store_of_this_version() {
         .expect("a store")
         .execute_batch("CREATE TABLE t (x)")
         .expect("a table");
-    assert!(read().contains("has schema version 0, this sidehook reads 3; start `sidehook run` once"));
+    assert!(read().contains("has schema version 0, this sidehook reads 4; start `sidehook run` once"));
 }
 
 #[test]
@@ -113,7 +113,7 @@ async fn the_store_is_what_the_design_says() {
     let ask = |sql: &str| conn.query_row(sql, [], |row| row.get::<_, rusqlite::types::Value>(0)).expect("an answer");
     assert_eq!(ask("PRAGMA journal_mode"), "wal".to_owned().into());
     assert_eq!(ask("PRAGMA auto_vacuum"), 2i64.into());
-    assert_eq!(ask("PRAGMA user_version"), 3i64.into());
+    assert_eq!(ask("PRAGMA user_version"), 4i64.into());
     // Looks for due deliveries must stay index ranges however many are owed.
     let plan = |sql: &str| {
         let mut plan = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("a plan");
@@ -138,6 +138,16 @@ async fn the_store_is_what_the_design_says() {
         (
             "SELECT row, webhook FROM delivery WHERE state = 0 AND event_type = 'conversation.begin' ORDER BY row",
             "SEARCH delivery USING INDEX delivery_begins (state=?)",
+        ),
+        (
+            "SELECT row, heard_at FROM conversation INDEXED BY conversation_open
+             WHERE ended_at IS NULL AND (opened_at, row) > (1, 2) ORDER BY opened_at, row",
+            "SEARCH conversation USING INDEX conversation_open (opened_at>?)",
+        ),
+        (
+            "SELECT row, id FROM conversation INDEXED BY conversation_stream WHERE stream IS NOT NULL
+             AND ended_at IS NULL AND stream < 9 AND (stream, row) > (1, 2) ORDER BY stream, row",
+            "SEARCH conversation USING INDEX conversation_stream (stream>? AND stream<?)",
         ),
     ];
     for (sql, expected) in cases {

@@ -14,6 +14,7 @@ async fn copied() -> (Rig, tempfile::TempDir) {
         rendered("c1", "c", "other"),
         Arrival {
             decisions: vec![(Arc::from("slow"), Decision::Waiting { deadline: START.plus(HOUR), ordered: true })],
+            analyses: false,
             waiting_body: Some(Bytes::from_static(b"{}")),
             ..arrival("w", "w")
         },

@@ -5,6 +5,7 @@ mod failure;
 mod held;
 mod inspect;
 mod lists;
+mod open;
 mod order;
 mod property;
 mod retention;
@@ -130,6 +131,7 @@ pub(super) fn arrival(event_id: &str, conversation: &str) -> Arrival {
         dedupe: None,
         change: None,
         decisions: Vec::new(),
+        analyses: false,
         waiting_body: None,
         kept_body: None,
     }

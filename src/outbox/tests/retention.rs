@@ -61,11 +61,9 @@ async fn new_ages_count_for_what_is_there_already() {
 async fn conversations_leave_after_their_end_or_when_they_stay_open_too_long() {
     let rig = Rig::new();
     let change = |ended| ConversationChange {
-        expected_revision: 0,
-        replace_messages: None,
         append_messages: vec![Bytes::from_static(b"{}")],
-        maps: None,
         ended: Some(ended),
+        ..ConversationChange::default()
     };
     let stateful = |id: &str, ended| Arrival { change: Some(change(ended)), ..arrival(id, id) };
     rig.accept(vec![stateful("ended", Some(START)), stateful("open", None)]).await;

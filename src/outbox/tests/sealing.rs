@@ -23,11 +23,9 @@ fn words(of: &str) -> Bytes {
 /// Something of everything that holds content: a delivery with headers, a dead letter, a wait, a kept event, a conversation.
 async fn fill(rig: &Rig, n: u32) {
     let change = ConversationChange {
-        expected_revision: 0,
-        replace_messages: None,
         append_messages: vec![words("one"), words("two")],
         maps: Some(words("maps")),
-        ended: None,
+        ..ConversationChange::default()
     };
     let sent = NewDelivery {
         body: Some(words("payload")),
@@ -44,6 +42,7 @@ async fn fill(rig: &Rig, n: u32) {
     rig.accept(vec![Arrival {
         decisions: all,
         change: Some(change),
+        analyses: false,
         waiting_body: Some(words("waits")),
         kept_body: Some(words("kept")),
         ..arrival(&format!("e{n}"), &format!("c{n}"))

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rhai::{
     AST, Engine, EvalAltResult, GlobalRuntimeState, ImmutableString, Module, ModuleResolver, ParseError,
@@ -10,7 +11,7 @@ use rhai::{
 };
 
 use super::run::{Health, guarded};
-use super::{Body, Rule, ScriptProblem, Shared};
+use super::{Body, Rule, ScriptLimits, ScriptProblem, Shared};
 use crate::limits;
 use crate::rules::engine::{self, Call, Mode};
 use crate::rules::{constants, explain, library, lint};
@@ -50,7 +51,7 @@ pub(super) fn collect(given: &BTreeMap<String, Arc<str>>, problems: &mut Vec<Scr
         }
         files.insert(key_of(file).to_owned(), Source::new(file.clone(), Arc::clone(text)));
     }
-    for (name, text) in library::SCRIPTS {
+    for (name, text) in library::SCRIPTS.into_iter().chain(library::ADAPTERS) {
         let file = format!("{}{name}", library::PREFIX);
         files.insert(file.clone(), Source::new(file, Arc::from(text)));
     }
@@ -83,7 +84,7 @@ fn import_key<'a>(sources: &Sources, path: &'a str) -> Result<&'a str, String> {
     if sources.files.contains_key(key) {
         return Ok(key);
     }
-    let known: Vec<&str> = sources.files.keys().map(String::as_str).collect();
+    let known: Vec<&str> = sources.files.keys().map(String::as_str).filter(|key| !library::is_adapter(key)).collect();
     let hint = match lint::nearest(key, known.iter().copied()) {
         Some(near) => format!("; did you mean \"{near}\"?"),
         None if key.starts_with(library::PREFIX) => {
@@ -130,11 +131,18 @@ impl<'a> Linker<'a> {
     }
 
     pub fn link(mut self) -> BTreeMap<String, Arc<Rule>> {
-        let keys: Vec<String> = self.shared.sources.files.keys().cloned().collect();
+        let keys: Vec<String> =
+            self.shared.sources.files.keys().filter(|key| !library::is_adapter(key)).cloned().collect();
         for key in keys {
             self.visit(&key);
         }
         self.rules
+    }
+
+    /// One script with what it imports.
+    pub fn link_one(mut self, key: &str) -> Option<Arc<Rule>> {
+        self.visit(key);
+        self.rules.remove(key)
     }
 
     /// Links one script after what it imports; false when it cannot be used.
@@ -243,7 +251,11 @@ impl<'a> Linker<'a> {
 
     fn finish(&mut self, key: &str, source: &Source, ast: &AST, shared: &Arc<Shared>) -> bool {
         let call = Call::begin(None, Mode::Service);
-        call.arm(shared.clock.instant(), &shared.limits);
+        // What is inside the binary loads, however little time a configuration gives to its own scripts.
+        let inside = source.file.starts_with(library::PREFIX);
+        let limits =
+            if inside { ScriptLimits { time: Duration::MAX, ..shared.limits.clone() } } else { shared.limits.clone() };
+        call.arm(shared.clock.instant(), &limits);
         let run = || guarded(|| top_level(&shared.engine, &shared.sources, source, ast));
         let frame = engine::with_stack(&shared.limits, run).and_then(|frame| call.ended().map(|()| frame));
         drop(call);

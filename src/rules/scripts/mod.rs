@@ -4,7 +4,7 @@ mod link;
 mod run;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rhai::{
@@ -18,6 +18,7 @@ pub(super) use self::run::Health;
 use super::engine::{self, Call, Facts};
 use super::explain;
 use super::host::Host;
+use super::library;
 use super::lint;
 use super::program::RuleError;
 use super::view;
@@ -57,6 +58,8 @@ impl Default for ScriptLimits {
 pub struct Scripts {
     shared: Arc<Shared>,
     rules: BTreeMap<String, Arc<Rule>>,
+    /// Adapters inside the binary, which are compiled when one is named: most configurations name none.
+    adapters: Mutex<BTreeMap<String, Arc<Rule>>>,
 }
 
 /// What every rule of a generation needs.
@@ -87,18 +90,38 @@ impl Scripts {
         let shared = Arc::new(Shared { engine, limits, clock, sources, known });
         let rules = Linker::new(&shared, &mut problems).link();
         problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
-        (Self { shared, rules }, problems)
+        (Self { shared, rules, adapters: Mutex::default() }, problems)
     }
 
     /// The rule in `file` (relative to `rules_dir`, or `sidehook/…` from the library inside the binary).
     #[must_use]
     pub fn rule(&self, file: &str) -> Option<Arc<Rule>> {
-        self.rules.get(key_of(file)).cloned()
+        let key = key_of(file);
+        self.rules.get(key).cloned().or_else(|| self.adapter_inside(key))
     }
 
-    /// Every rule of `rules_dir`, and of the library inside the binary, by path without suffix.
+    fn adapter_inside(&self, key: &str) -> Option<Arc<Rule>> {
+        if !library::is_adapter(key) {
+            return None;
+        }
+        let mut adapters = self.adapters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = adapters.get(key) {
+            return Some(Arc::clone(known));
+        }
+        // They have no mistakes: tests see to that.
+        let rule = Linker::new(&self.shared, &mut Vec::new()).link_one(key)?;
+        adapters.insert(key.to_owned(), Arc::clone(&rule));
+        Some(rule)
+    }
+
+    /// Every rule of `rules_dir`, and of the library inside the binary but adapters, by path without suffix.
     pub fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
         self.rules.values()
+    }
+
+    /// Names of the scripts inside the binary.
+    pub fn inside() -> impl Iterator<Item = String> {
+        library::names()
     }
 
     /// Names of the standard functions with a map or an array among their parameters.

@@ -84,7 +84,7 @@ fn errors_say_what_an_adapter_returns() {
             "{}",
             "bot.rhai: adapt, line 1, column 28: message is read-only: change a copy of the part (`let body = message.body;`)",
         ),
-        ("throw \"odd\"", "", "bot.rhai: adapt, line 1, column 23: odd"),
+        ("throw \"odd\"", "", "bot.rhai: adapt, line 1, column 21: odd"),
     ] {
         assert_eq!(adapt(function, body), Err(want.to_owned()), "{function}");
     }

@@ -65,7 +65,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "import \"sidehook/nope\" as n;",
-        "1:1 import \"sidehook/nope\": there is no sidehook/nope.rhai under rules_dir; the binary holds sidehook/format, sidehook/redaction, sidehook/thin",
+        "1:1 import \"sidehook/nope\": there is no sidehook/nope.rhai under rules_dir; the binary holds sidehook/format, sidehook/platform, sidehook/redaction, sidehook/thin",
     ),
     ("const P = \"lib/tools\";\nimport P as n;", ""),
     (

@@ -35,6 +35,72 @@ fn json<'a>(events: &mut impl Iterator<Item = Yaml<'a>>) -> Option<serde_json::V
     })
 }
 
+macro_rules! tests_of {
+    ($($name:literal),*) => {
+        &[$(($name, include_str!(concat!("../../../rules/adapters/", $name, ".test.yaml")))),*]
+    };
+}
+
+const ADAPTERS: &[(&str, &str)] = tests_of![
+    "elevenlabs",
+    "livekit",
+    "openai-realtime",
+    "pipecat-rtvi",
+    "rapida",
+    "rasa",
+    "retell",
+    "twilio-status",
+    "vapi"
+];
+
+/// The message of a case.
+fn message(json: &Json) -> Message {
+    let text =
+        |name: &str| json.get(name).and_then(|v| v.as_str().map(std::borrow::Cow::into_owned)).unwrap_or_default();
+    let headers = json.get("headers").unwrap_or_else(Json::empty_map);
+    let direction = text("direction");
+    Message {
+        body: json.get("body").expect("a body"),
+        path: text("path"),
+        headers: headers.members().map(|(k, v)| (k.to_string(), v.as_str().expect("a text").into_owned())).collect(),
+        direction: Direction::ALL.into_iter().find(|d| d.name() == direction).unwrap_or_default(),
+        arrived: Timestamp::parse_rfc3339("2026-01-01T00:00:00Z").expect("a time"),
+    }
+}
+
+#[test]
+fn shipped_adapters_pass_their_tests() {
+    let (scripts, problems) =
+        Scripts::compile(&BTreeMap::new(), BTreeMap::new(), ScriptLimits::default(), Clock::System);
+    assert_eq!(problems, []);
+    let inside: Vec<String> =
+        Scripts::inside().filter(|name| scripts.rule(name).is_some_and(|r| r.has("adapt", 1))).collect();
+    assert_eq!(inside.len(), ADAPTERS.len());
+    assert_eq!(Scripts::inside().count() - inside.len(), 4, "what is inside loads, the others are for rules");
+    assert!(Scripts::inside().all(|name| scripts.rule(&name).is_some()));
+    assert!(
+        Arc::ptr_eq(&scripts.rule("sidehook/vapi").expect("it"), &scripts.rule("sidehook/vapi.rhai").expect("it")),
+        "one script, one rest after time-outs"
+    );
+    let (mut cases, mut faults) = (0, Vec::new());
+    for (name, tests) in ADAPTERS {
+        let rule = scripts.rule(&format!("sidehook/{name}")).expect("inside the binary");
+        let adapter = Adapter::new(rule, Duration::ZERO).expect("an adapter");
+        let list = json(&mut Parser::new_from_str(tests).map(|event| event.expect("YAML").0)).expect("a list");
+        for case in list.as_array().expect("a list") {
+            let case = Json::parse(case.to_string()).expect("JSON");
+            let expect = Expect::read(&case.get("expect").expect("expect")).expect("a good case");
+            let verdict = expect.check_adapter(&adapter, &message(&case.get("message").expect("message")));
+            let about = case.get("name").expect("a name");
+            faults
+                .extend(verdict.faults.iter().map(|f| format!("{name}: {}: {f}", about.as_str().unwrap_or_default())));
+            cases += 1;
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert_eq!(cases, 71);
+}
+
 fn complete(item: &Json) -> Event {
     let incoming = Incoming::read(item).expect("an event");
     let arrived = Timestamp::parse_rfc3339("2026-01-03T11:38:11Z").expect("a time");
@@ -73,6 +139,114 @@ fn ready_rules_pass_their_tests() {
 }
 
 #[test]
+fn what_is_no_message_of_a_platform_is_left_alone() {
+    let (scripts, _) = Scripts::compile(&BTreeMap::new(), BTreeMap::new(), ScriptLimits::default(), Clock::System);
+    let junk = [
+        "5",
+        "null",
+        "[]",
+        "[{}]",
+        "\"x\"",
+        "\"a=1&%zz\"",
+        "{}",
+        r#"{"message":"x"}"#,
+        r#"{"message":{"call":5}}"#,
+        r#"{"message":{"type":5,"call":{"id":"c"}}}"#,
+        r#"{"event":5,"call":5}"#,
+        r#"{"event":"call_ended","call":"x"}"#,
+        r#"{"event":"call_ended","chat":[]}"#,
+        r#"{"event":"room_started","room":"x"}"#,
+        r#"{"event":"user","sender_id":"u","metadata":"x"}"#,
+        r#"{"event":{},"data":{}}"#,
+        r#"{"type":"post_call_transcription","data":[]}"#,
+        r#"{"type":"post_call_transcription","data":"x"}"#,
+        r#"{"type":[],"data":{"conversation_id":"c"}}"#,
+        r#"{"type":"error","error":"x"}"#,
+        r#"{"label":"rtvi-ai","type":"bot-transcription","data":"x"}"#,
+        r#"{"label":"rtvi-ai","type":"error","data":[]}"#,
+    ];
+    let mut faults = Vec::new();
+    for (name, _) in ADAPTERS {
+        let rule = scripts.rule(&format!("sidehook/{name}")).expect("inside the binary");
+        let adapter = Adapter::new(rule, Duration::ZERO).expect("an adapter");
+        for body in junk {
+            let mut message = message(&Json::parse(format!("{{\"body\":{body}}}")).expect("JSON"));
+            message.path = "/?call_id=c&session_id=s".into();
+            if let Err(error) = adapter.rehearse(&message, &mut Trace::default()) {
+                faults.push(format!("{body}: {error}"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn a_shipped_adapter_can_be_built_upon() {
+    let script = "import \"sidehook/vapi\" as vapi;\n
+        fn adapt(message) { let event = vapi::adapt(message); if event != () { event.metadata.team = \"x\"; } event }";
+    let (scripts, problems) = compile(&[("bot.rhai", script)]);
+    assert_eq!(problems, []);
+    let adapter = Adapter::new(scripts.rule("bot").expect("it"), Duration::ZERO).expect("an adapter");
+    let body =
+        r#"{"body":{"message":{"type":"end-of-call-report","endedReason":"pipeline-error-x","call":{"id":"c"}}}}"#;
+    let events = adapter.adapt(&message(&Json::parse(body).expect("JSON"))).expect("events");
+    let text = String::from_utf8_lossy(&events[0].to_bytes()).into_owned();
+    assert!(text.contains(r#""metadata":{"team":"x"}"#) && text.contains("conversation.failed"), "{text}");
+}
+
+#[test]
+fn adapters_take_a_long_conversation_within_the_default_limits() {
+    let limits = ScriptLimits { time: Duration::from_secs(30), ..ScriptLimits::default() };
+    let (scripts, _) = Scripts::compile(&BTreeMap::new(), BTreeMap::new(), limits, Clock::System);
+    let all = [2_000, 60_000].into_iter().flat_map(|turns| long(turns).into_iter().map(move |long| (turns, long)));
+    for (turns, (name, body)) in all {
+        let rule = scripts.rule(&format!("sidehook/{name}")).expect("inside the binary");
+        let adapter = Adapter::new(rule, Duration::ZERO).expect("an adapter");
+        let body = format!("{{\"body\":{body}}}");
+        let mut trace = Trace::default();
+        let events = adapter.rehearse(&message(&Json::parse(body).expect("JSON")), &mut trace);
+        let events = events.unwrap_or_else(|error| panic!("{name}: {error}, {} operations", trace.operations));
+        let messages = events[0].get("conversation").and_then(|c| c.get("messages")).expect("messages");
+        assert_eq!(messages.len(), turns, "{name}");
+    }
+}
+
+/// The end of a conversation of so many turns, as platforms tell it.
+fn long(turns: usize) -> [(&'static str, String); 4] {
+    let turns = |turn: &str| vec![turn; turns].join(",");
+    [
+        (
+            "vapi",
+            format!(
+                r#"{{"message":{{"type":"end-of-call-report","call":{{"id":"c"}},"artifact":{{"messages":[{}]}}}}}}"#,
+                turns(r#"{"role":"bot","message":"some words","time":1767440290000}"#)
+            ),
+        ),
+        (
+            "retell",
+            format!(
+                r#"{{"event":"call_ended","call":{{"call_id":"c","transcript_object":[{}]}}}}"#,
+                turns(r#"{"role":"agent","content":"some words","words":[{"word":"some"}]}"#)
+            ),
+        ),
+        (
+            "elevenlabs",
+            format!(
+                r#"{{"type":"post_call_transcription","data":{{"conversation_id":"c","metadata":{{"start_time_unix_secs":1767440290}},"transcript":[{}]}}}}"#,
+                turns(r#"{"role":"agent","message":"some words","time_in_call_secs":3}"#)
+            ),
+        ),
+        (
+            "rapida",
+            format!(
+                r#"{{"event":"conversation.completed","conversation":{{"id":"c"}},"data":{{"messages":[{}]}}}}"#,
+                turns(r#"{"role":"user","id":"m","content":"some words"}"#)
+            ),
+        ),
+    ]
+}
+
+#[test]
 fn the_library_formats_and_redacts() {
     for (call, want) in [
         ("format::duration(7)", r#""7 s""#),
@@ -86,10 +260,20 @@ fn the_library_formats_and_redacts() {
         ("format::csv_field(())", r#""""#),
         ("redaction::personal(\"a@b.de 4111 1111 1111 1111 0170 1234567\")", r#""[email] [card] [phone]""#),
         ("redaction::pseudonym(\"k\", \"v\").len()", "16"),
+        ("platform::at_millis(1767440290000)", r#""2026-01-03T11:38:10.000Z""#),
+        ("platform::at_millis(\"1767440290000\")", r#""2026-01-03T11:38:10.000Z""#),
+        ("platform::at_millis(\"soon\")", "null"),
+        ("platform::at_seconds(1767440290.25)", r#""2026-01-03T11:38:10.250Z""#),
+        ("platform::at_seconds(())", "null"),
+        ("platform::mail_date(\"Sat, 03 Jan 2026 11:38:10 +0000\")", r#""2026-01-03T11:38:10+00:00""#),
+        ("platform::mail_date(\"yesterday\")", "null"),
+        ("platform::form(\"a=1&b=%C3%BC+%26&c&&a=2&d=100%25%zz\")", r#"{"a":"2","b":"ü &","c":"","d":"100%%zz"}"#),
+        ("platform::some(#{ a: (), b: 1 })", r#"{"b":1}"#),
         ("thin::pick(event.metadata, [\"region\", \"nope\"])", r#"{"region":"eu"}"#),
     ] {
         let script = format!(
             "import \"sidehook/format\" as format; import \"sidehook/redaction\" as redaction; import \"sidehook/thin\" as thin;
+            import \"sidehook/platform\" as platform;
             fn transform(event, payload) {{ #{{ v: {call} }} }}"
         );
         assert_eq!(run(&script), Ok(format!("{{\"v\":{want}}}")), "{call}");

@@ -1,55 +1,15 @@
 //! Requests to a sink that keeps what it got, or refuses it.
 
-use std::sync::Mutex;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::*;
-use crate::rules::{Adapter, Message, RuleError};
+use crate::clock::Clock;
+use crate::rules::{ScriptLimits, Scripts};
 use crate::secret::Secret;
-use crate::source::{StreamEnd, StreamId};
-
-#[derive(Default)]
-struct Probe {
-    token: Option<Secret>,
-    body_bytes: Option<u64>,
-    refuse: Option<Refusal>,
-    got: Mutex<Vec<Items>>,
-}
-
-impl Sink for Probe {
-    async fn accept(&self, items: Items) -> Result<Accepted, Refusal> {
-        if let Some(refusal) = &self.refuse {
-            return Err(refusal.clone());
-        }
-        let ids = items.items.iter().map(|i| i.id.as_deref().unwrap_or("made").to_owned()).collect();
-        let accepted = items.items.len();
-        self.got.lock().unwrap().push(items);
-        Ok(Accepted { accepted, duplicates: 0, ids })
-    }
-
-    async fn adapt(&self, adapter: &Adapter, message: Message) -> Result<Vec<Json>, RuleError> {
-        adapter.adapt(&message)
-    }
-
-    fn open_stream(&self) -> StreamId {
-        StreamId(1)
-    }
-
-    async fn ended(&self, _: StreamEnd) {}
-
-    async fn offset(&self, _: &str) -> Result<Option<String>, String> {
-        Ok(None)
-    }
-
-    fn settings(&self, _: &str) -> SourceSettings {
-        SourceSettings {
-            body_bytes: self.body_bytes.unwrap_or(1000),
-            token: self.token.clone(),
-            namespace: "".into(),
-            adapter: None,
-        }
-    }
-}
+use crate::sign::{LiveKit, Verifier};
+use crate::source::Refusal;
+use crate::source::probe::Probe;
 
 async fn ask(sink: Probe, request: http::request::Builder, body: &str) -> (u16, serde_json::Value, Arc<Probe>) {
     let sink = Arc::new(sink);
@@ -228,4 +188,130 @@ async fn refusals_carry_their_status() {
         ask(Probe { refuse: Some(conflict), ..Probe::default() }, post(""), r#"{"type":"a"}"#).await;
     assert_eq!((status, &answer["errors"][0]["reason"]), (422, &serde_json::json!("id_conflict")));
     assert_eq!(answer["errors"][1]["index"], 2);
+}
+
+fn adapter(script: &str) -> Adapter {
+    let sources = BTreeMap::from([("bot.rhai".to_owned(), Arc::from(script))]);
+    let (scripts, problems) = Scripts::compile(&sources, BTreeMap::new(), ScriptLimits::default(), Clock::System);
+    assert_eq!(problems, []);
+    Adapter::new(scripts.rule("bot").unwrap(), Duration::ZERO).unwrap()
+}
+
+const BOT: &str = r#"fn adapt(message) {
+    if message.body == "none" { return; }
+    if message.body == "bad" { throw "odd body" }
+    if message.body == "loop" { loop {} }
+    if message.body == "no event" { return [#{ type: "a.b" }, #{ type: 5 }]; }
+    #{ type: "a.b", id: message.path, body: message.body, from: message.headers["x-from"], auth: message.headers.authorization }
+}"#;
+
+#[tokio::test]
+async fn with_an_adapter_any_path_takes_any_kind_of_message() {
+    for (path, media, body, want) in [
+        ("/hook?a=1", "application/json", r#"{"n":1.0}"#, r#"{"n":1.0}"#),
+        ("/v1/events", "application/x-www-form-urlencoded", "a=1&b=2", r#""a=1&b=2""#),
+        ("/", "text/plain; charset=utf-8", "hello", r#""hello""#),
+        ("/deep/er", "", "[1,2]", "[1,2]"),
+        ("/x", "application/webhook+json", "", r#""""#),
+    ] {
+        let probe = Probe { adapter: Some(adapter(BOT)), ..Probe::default() };
+        let request =
+            Request::post(path).header("content-type", media).header("X-From", "me").header("authorization", "x");
+        let (status, answer, sink) = ask(probe, request, body).await;
+        assert_eq!((status, &answer["accepted"]), (202, &serde_json::json!(1)), "{path}: {answer}");
+        let got = sink.got.lock().unwrap();
+        let item = &got[0].items[0];
+        assert_eq!(item.id.as_deref(), Some(path), "path and query");
+        let of = |name: &str| item.extra.iter().find(|(key, _)| &**key == name).map(|(_, value)| value.to_bytes());
+        assert_eq!(of("body").as_deref(), Some(want.as_bytes()), "{path}");
+        assert_eq!(of("from").as_deref(), Some(&b"\"me\""[..]));
+        assert_eq!(of("auth").as_deref(), Some(&b"null"[..]), "scripts do not see it");
+    }
+    let probe = Probe { adapter: Some(adapter(BOT)), ..Probe::default() };
+    let (status, answer, sink) = ask(probe, post("application/x-ndjson"), "{\"n\":1}\n\n{\"n\":2}\n").await;
+    assert_eq!((status, &answer["accepted"]), (202, &serde_json::json!(2)), "{answer}");
+    assert_eq!(sink.got.lock().unwrap().len(), 1, "one request, one batch");
+}
+
+#[tokio::test]
+async fn what_an_adapter_makes_of_a_message_is_told() {
+    for (body, status, part) in [
+        ("none", 202, r#"{"accepted":0,"duplicates":0,"ids":[]}"#),
+        ("bad", 422, "the adapter failed: bot.rhai: adapt, line 3, column 32: odd body; nothing was stored"),
+        ("loop", 503, "the adapter failed: bot.rhai: adapt, line 4, column 38: the script "),
+        ("no event", 422, r#"{"index":1,"pointer":"/type","reason":"must be a string, not a number"}"#),
+    ] {
+        let probe = Probe { adapter: Some(adapter(BOT)), ..Probe::default() };
+        let (got, answer, sink) = ask(probe, post("text/plain"), body).await;
+        assert_eq!(got, status, "{body}: {answer}");
+        assert!(answer.to_string().contains(part), "{part} is not in {answer}");
+        assert!(sink.got.lock().unwrap().is_empty());
+    }
+    let probe = || Probe { adapter: Some(adapter(BOT)), ..Probe::default() };
+    assert_eq!(ask(probe(), Request::get("/hook"), "").await.0, 405);
+    assert_eq!(ask(probe(), Request::get("/v1/health"), "").await.0, 200);
+    assert_eq!(ask(probe(), Request::post("/hook").header("content-encoding", "br"), "").await.0, 415);
+    assert_eq!(ask(Probe::default(), Request::post("/hook"), "{}").await.0, 404);
+}
+
+#[tokio::test]
+async fn an_unsigned_request_is_refused_before_it_is_read() {
+    let verifier = Some(Arc::new(Verifier::LiveKit(LiveKit::new("API1", &Secret::new("secret")))));
+    for (value, detail) in [
+        (None, "the authorization header is missing"),
+        (Some("a.b.c"), "the token in the authorization header is no JSON web token"),
+    ] {
+        let probe = Probe { verifier: verifier.clone(), ..Probe::default() };
+        let mut request = post("application/json");
+        if let Some(value) = value {
+            request = request.header("authorization", value);
+        }
+        let (status, problem, sink) = ask(probe, request, "not even JSON").await;
+        assert_eq!(status, 401, "{problem}");
+        assert_eq!(problem["type"], "urn:sidehook:problem:signature", "{problem}");
+        assert_eq!(problem["detail"], detail);
+        assert!(sink.got.lock().unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn cloud_events_come_as_their_content_type_says() {
+    let one = r#"{"specversion":"1.0","type":"a.b","source":"s","id":"1","data":{}}"#;
+    for (media, body, status, part) in [
+        ("application/cloudevents+json", one.to_owned(), 202, "\"accepted\":1"),
+        ("application/cloudevents-batch+json; charset=utf-8", format!("[{one},{one}]"), 202, "\"accepted\":2"),
+        ("application/cloudevents-batch+json", "[]".to_owned(), 202, "\"accepted\":0"),
+        (
+            "application/cloudevents-batch+json",
+            one.to_owned(),
+            422,
+            "application/cloudevents-batch+json is an array of events, not an object",
+        ),
+        ("application/cloudevents+json", format!("[{one}]"), 422, "several are application/cloudevents-batch+json"),
+        ("application/cloudevents-batch+json", "[".to_owned(), 400, "is not JSON"),
+        ("application/cloudevents-batch+json", format!("[{one},5]"), 422, "\"index\":1"),
+    ] {
+        let (got, answer, _) = ask(Probe::default(), post(media), &body).await;
+        assert_eq!(got, status, "{media} {body}: {answer}");
+        assert!(answer.to_string().contains(part), "{part} is not in {answer}");
+    }
+    let binary = |media: &str| {
+        post(media)
+            .header("ce-specversion", "1.0")
+            .header("ce-type", "a.b")
+            .header("ce-source", "s")
+            .header("ce-id", "1")
+    };
+    for (media, body, status, part) in [
+        ("application/json", "{\"metadata\":{\"a\":1}}", 202, "\"accepted\":1"),
+        ("", "", 202, "\"accepted\":1"),
+        ("text/plain", "hello", 415, "a CloudEvent's data must be JSON here, not"),
+        ("application/octet-stream", "x", 415, "a CloudEvent's data must be JSON here"),
+        ("application/json", "[1]", 422, "must be an object, not an array"),
+        ("application/json", "{", 400, "is not JSON"),
+    ] {
+        let (got, answer, _) = ask(Probe::default(), binary(media), body).await;
+        assert_eq!(got, status, "{media} {body}: {answer}");
+        assert!(answer.to_string().contains(part), "{part} is not in {answer}");
+    }
 }

@@ -13,55 +13,80 @@ use http::{HeaderValue, Request};
 use http_body_util::Full;
 use tokio::sync::Mutex;
 
-use super::request::AGENT;
+use super::client::{AGENT, Answer, Client, Failure};
+use super::guard::Guard;
+use super::tls::TlsError;
 use crate::clock::{Clock, Timestamp};
-use crate::config::Webhook;
 use crate::config::model::{Auth, ClientAuth, OAuth2, Tls};
 use crate::delivery::Fault;
 use crate::limits;
-use crate::net::{Answer, Client, Failure, Guard, TlsError};
+
+/// Where something is sent, and how sidehook shows there who it is.
+#[derive(Clone, Copy)]
+pub struct Destination<'a> {
+    /// Its address.
+    pub url: &'a url::Url,
+    /// Its certificates.
+    pub tls: &'a Tls,
+    /// What it wants to see.
+    pub auth: Option<&'a Auth>,
+}
 
 /// What is needed to reach a destination. Cloning shares its connections and its token.
 #[derive(Clone)]
-pub(super) struct Way {
+pub struct Way {
     client: Client,
     tokens: Option<Arc<Tokens>>,
     clock: Clock,
 }
 
-/// What a way depends on: with another one it is made anew.
-pub(super) fn identity(webhook: &Webhook) -> String {
-    match &webhook.auth {
-        // Whether `tls.server_name` counts for the endpoint depends on the destination's host.
-        Some(Auth::OAuth2(settings)) => {
-            let host = webhook.url.host_str().unwrap_or_default();
-            format!("{}|{}|{host}", webhook.tls.identity, settings.identity)
+impl Destination<'_> {
+    /// What a way to it depends on: with another one it is made anew.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        match self.auth {
+            // Whether `tls.server_name` counts for the endpoint depends on the destination's host.
+            Some(Auth::OAuth2(settings)) => {
+                let host = self.url.host_str().unwrap_or_default();
+                format!("{}|{}|{host}", self.tls.identity, settings.identity)
+            }
+            _ => self.tls.identity.clone(),
         }
-        _ => webhook.tls.identity.clone(),
     }
 }
 
 impl Way {
-    /// The way to `webhook`. The token endpoint is reached under the same guard and with the same certificates.
-    pub(super) fn new(webhook: &Webhook, guard: &Arc<Guard>, clock: &Clock) -> Result<Self, TlsError> {
-        let client = Client::new(&webhook.tls, Arc::clone(guard))?;
-        let tokens = match &webhook.auth {
-            Some(Auth::OAuth2(settings)) => Some(Arc::new(Tokens::new(settings, webhook, guard, clock)?)),
+    /// The way to a destination. The token endpoint is reached under the same guard and with the same certificates.
+    pub fn new(to: Destination<'_>, guard: &Arc<Guard>, clock: &Clock) -> Result<Self, TlsError> {
+        let client = Client::new(to.tls, Arc::clone(guard))?;
+        let tokens = match to.auth {
+            Some(Auth::OAuth2(settings)) => Some(Arc::new(Tokens::new(settings, to, guard, clock)?)),
             _ => None,
         };
         Ok(Self { client, tokens, clock: clock.clone() })
     }
 
-    /// Sends one request within `timeout`, a token included. A 401 for a token that was good before, or is not new, is
-    /// answered by asking for another one and sending the request once more, within the same time.
-    pub(super) async fn send(&self, request: Request<Full<Bytes>>, timeout: Duration) -> Result<Answer, Failure> {
-        let Some(tokens) = &self.tokens else { return self.client.send(request, timeout).await };
+    /// [`Way::fetch`] that reads of the answer what is kept of an attempt's.
+    pub async fn send(&self, request: Request<Full<Bytes>>, timeout: Duration) -> Result<Answer, Failure> {
+        self.fetch(request, timeout, limits::RESPONSE_BYTES).await
+    }
+
+    /// Sends one request within `timeout`, a token included, and reads up to `most` bytes of the answer's body. A 401 for
+    /// a token that was good before, or is not new, is answered by asking for another one and sending the request once
+    /// more, within the same time.
+    pub async fn fetch(
+        &self,
+        request: Request<Full<Bytes>>,
+        timeout: Duration,
+        most: usize,
+    ) -> Result<Answer, Failure> {
+        let Some(tokens) = &self.tokens else { return self.client.fetch(request, timeout, most).await };
         let started = self.clock.instant();
         let left = || timeout.saturating_sub(started.elapsed());
         let mut refused = None;
         loop {
             let token = tokens.get(refused, left()).await?;
-            let answer = self.client.send(with(request.clone(), &token), left()).await?;
+            let answer = self.client.fetch(with(request.clone(), &token), left(), most).await?;
             if answer.status != 401 {
                 tokens.accepted(&token);
                 return Ok(answer);
@@ -90,7 +115,7 @@ struct Token {
     expires: Option<Timestamp>,
 }
 
-/// The token of one webhook.
+/// The token of one destination.
 struct Tokens {
     settings: Arc<OAuth2>,
     client: Client,
@@ -113,11 +138,11 @@ struct State {
 }
 
 impl Tokens {
-    fn new(settings: &Arc<OAuth2>, webhook: &Webhook, guard: &Arc<Guard>, clock: &Clock) -> Result<Self, TlsError> {
+    fn new(settings: &Arc<OAuth2>, to: Destination<'_>, guard: &Arc<Guard>, clock: &Clock) -> Result<Self, TlsError> {
         // The name to verify belongs to the destination; the endpoint has it only where it is the same host.
-        let same_host = settings.token_url.host_str() == webhook.url.host_str();
-        let server_name = webhook.tls.server_name.clone().filter(|_| same_host);
-        let client = Client::new(&Tls { server_name, ..webhook.tls.clone() }, Arc::clone(guard))?;
+        let same_host = settings.token_url.host_str() == to.url.host_str();
+        let server_name = to.tls.server_name.clone().filter(|_| same_host);
+        let client = Client::new(&Tls { server_name, ..to.tls.clone() }, Arc::clone(guard))?;
         Ok(Self {
             settings: Arc::clone(settings),
             client,

@@ -73,7 +73,9 @@ impl Server {
         let path = self.dir.path().join("sidehook.yaml");
         std::fs::write(&path, text).expect("written");
         let generation = config::load(&path, &|_| None, &Clock::System).unwrap_or_else(|r| panic!("{r:?}"));
-        Way::new(&generation.webhooks["crm"], &Arc::new(Guard::new(&Egress::default())), clock).expect("a way")
+        let crm = &generation.webhooks["crm"];
+        let to = Destination { url: &crm.url, tls: &crm.tls, auth: crm.auth.as_ref() };
+        Way::new(to, &Arc::new(Guard::new(&Egress::default())), clock).expect("a way")
     }
 
     fn hook(&self) -> Request<Full<Bytes>> {
