@@ -254,11 +254,10 @@ impl Inflate {
             if status == Status::StreamEnd {
                 // A block may be marked as the last one; the next begins a stream of its own.
                 self.state.reset(false);
-            } else if given < space.len() && (bytes.is_empty() || taken == 0) {
-                return Some(());
-            }
-            if bytes.is_empty() && given == 0 {
-                return Some(());
+            } else if taken == 0 && given == 0 {
+                // Only a call that does nothing says that there is nothing left: one that hands out the rest of the window
+                // neither fills the space nor takes a byte, with more behind it.
+                return bytes.is_empty().then_some(());
             }
         }
     }
@@ -347,7 +346,7 @@ mod tests {
     fn deflate(texts: &[&str], alone: bool) -> Vec<Vec<u8>> {
         let mut compress = Compress::new(Compression::best(), false);
         let one = |text: &&str| {
-            let mut out = Vec::with_capacity(text.len() + 100);
+            let mut out = Vec::with_capacity(text.len() * 2 + 100);
             compress.compress_vec(text.as_bytes(), &mut out, FlushCompress::Sync).expect("room");
             out.truncate(out.len() - TAIL.len());
             if alone {
@@ -380,6 +379,42 @@ mod tests {
         assert_eq!(read(Frames::new(100, Some(false)), &bytes, &[]), [Err(Lost::Unreadable)]);
         let torn = frame(0xc1, &[0xff; 10], None);
         assert_eq!(read(Frames::new(100, Some(false)), &torn, &[]), [Err(Lost::Unreadable)]);
+    }
+
+    #[test]
+    fn compressed_messages_that_fill_the_window_are_inflated() {
+        // Text that hardly compresses, by a generator of its own (xorshift64).
+        let mut state = 7_u64;
+        let mut noise = |bytes: usize| -> String {
+            let next = |state: &mut u64| {
+                *state ^= *state << 13;
+                *state ^= *state >> 7;
+                *state ^= *state << 17;
+                char::from(b' ' + u8::try_from(*state % 95).expect("small"))
+            };
+            (0..bytes).map(|_| next(&mut state)).collect()
+        };
+        let mut cases: Vec<Vec<String>> = vec![
+            [10, 33_000, 10].map(|n| "e".repeat(n)).to_vec(),
+            [1000, 32_000, 10].map(|n| "e".repeat(n)).to_vec(),
+            [20_000, 20_000, 20_000, 10].map(|n| "e".repeat(n)).to_vec(),
+            [10, 300_000, 70_000, 10].map(|n| "e".repeat(n)).to_vec(),
+        ];
+        for sizes in [vec![10, 60_000, 10], vec![12_000; 11], vec![32_767, 1, 32_768, 1, 32_769, 1, 90_000, 3]] {
+            cases.push(sizes.into_iter().map(&mut noise).collect());
+        }
+        for texts in cases {
+            let sizes: Vec<usize> = texts.iter().map(String::len).collect();
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            for alone in [false, true] {
+                let bytes: Vec<u8> = deflate(&texts, alone).iter().flat_map(|part| frame(0xc1, part, KEY)).collect();
+                let expected: Vec<_> = texts.iter().map(|text| ok(text)).collect();
+                for cuts in [&[][..], &[5000, 40_000][..]] {
+                    let heard = read(Frames::new(1_000_000, Some(alone)), &bytes, cuts);
+                    assert!(heard == expected, "alone: {alone}, sizes {sizes:?}, {} heard", heard.len());
+                }
+            }
+        }
     }
 
     #[test]
