@@ -25,8 +25,7 @@ enum From {
     /// Webhook definitions of a Rapida assistant: one, an array, or an answer of its API.
     #[command(
         after_help = "Examples:\n  sidehook import rapida webhook.json > webhooks/crm.yaml\n  sidehook import rapida webhooks.json --write\n\n\
-        What has no counterpart is said in the files, as comments. Exit code 0 when every definition was taken over, else 1 and\n\
-        nothing is written."
+        What has no counterpart is said in the files, as comments.\nExit code 0 when every definition was taken over; else 1, and nothing is written."
     )]
     Rapida {
         /// A JSON file; `-` is standard input.

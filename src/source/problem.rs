@@ -113,7 +113,8 @@ impl Problem {
         if let Some(secs) = self.0.retry_after_secs {
             response = response.header(header::RETRY_AFTER, secs);
         }
-        if self.0.status == 401 {
+        // A signature is shown in headers of its own, which no challenge asks for.
+        if self.0.status == 401 && self.0.reason != "signature" {
             response = response.header(header::WWW_AUTHENTICATE, "Bearer");
         }
         let body = serde_json::to_vec(&self.0).unwrap_or_default();

@@ -117,7 +117,7 @@ impl TapDropped<'_> {
                 source = self.source,
                 messages,
                 path = self.path,
-                "a tap lost messages; the last one was {}. What passed through the proxy is not affected",
+                "a tap lost messages; the last one {}. What passed through the proxy is not affected",
                 self.why
             );
         }

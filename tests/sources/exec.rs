@@ -195,7 +195,7 @@ async fn on_overflow_block_makes_the_child_wait() {
     let bot = flood();
     let webhook = receiver.webhook(
         "/all",
-        "events: [\"*\"]\nparams: {id: event.id, all: metadata.*}\nretry: {schedule: {initial: 100ms, max: 100ms, attempts: 100}}\nbreaker: {failures: 100000}",
+        "events: [\"*\"]\nparams: {id: event.id, all: metadata.*}\nretry: {schedule: {initial: 1s, factor: 1, max: 1s, attempts: 100}}\nbreaker: {failures: 100000}",
     );
     let builder = sidehook(&receiver, &bot.source(", on_overflow: block")).webhook("all", &webhook);
     let mut sidehook = bot.wrap(builder.main("outbox: {max_bytes: 8MiB, retain: {delivered: 0s}}"));

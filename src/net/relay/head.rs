@@ -29,6 +29,9 @@ pub enum HeadError {
     /// Where its body ends cannot be told for sure, so that two readers could disagree.
     #[error("where the body ends is not clear: {0}")]
     Framing(&'static str),
+    /// Whom it is for cannot be told for sure.
+    #[error("whom the request is for is not clear: {0}")]
+    Host(&'static str),
     /// Its chunks are broken.
     #[error(transparent)]
     Chunks(Broken),
@@ -296,8 +299,11 @@ pub fn request(buffer: &mut BytesMut) -> Result<Option<RequestHead>, HeadError> 
         (None, Some(length)) => Framing::length(length),
         (None, None) => Framing::length(0),
     };
-    if lines.all("host").count() > 1 {
-        return Err(HeadError::Framing("there are several Host"));
+    // RFC 9112, section 3.2; an absolute target says it as well.
+    match lines.all("host").count() {
+        0 if parsed.is_11 && authority.is_none() => return Err(HeadError::Host("HTTP/1.1 needs a Host")),
+        0 | 1 => {}
+        _ => return Err(HeadError::Host("there are several Host")),
     }
     let wants = lines.has("connection", "upgrade");
     // `h2c` by upgrade is between two neighbours (RFC 9113, section 3.1).
@@ -478,10 +484,14 @@ mod tests {
             ("Content-Length: 1, 1\r\n", "not a number"),
             ("Transfer-Encoding: chunked, gzip\r\n", "does not end in one chunked"),
             ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "does not end in one chunked"),
-            ("Host: y\r\n", "several Host"),
         ] {
             let error = read(&format!("POST / HTTP/1.1\r\nHost: x\r\n{lines}\r\n")).expect_err(why).to_string();
             assert!(error.starts_with("where the body ends is not clear") && error.contains(why), "{error}");
+        }
+        for (head, why) in [("Host: x\r\nHost: y\r\n", "there are several Host"), ("X: y\r\n", "HTTP/1.1 needs a Host")]
+        {
+            let error = read(&format!("GET / HTTP/1.1\r\n{head}\r\n")).expect_err(why).to_string();
+            assert_eq!(error, format!("whom the request is for is not clear: {why}"));
         }
         let error = read("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n").expect_err("1.0").to_string();
         assert!(error.contains("HTTP/1.0 has no Transfer-Encoding"), "{error}");

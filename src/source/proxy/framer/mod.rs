@@ -37,10 +37,10 @@ impl Lost {
     /// For the log.
     pub fn name(self) -> &'static str {
         match self {
-            Self::TooLarge => "larger than limits.body",
-            Self::Torn => "broken off",
+            Self::TooLarge => "was larger than limits.body",
+            Self::Torn => "was broken off",
             Self::Behind => "could not be kept up with",
-            Self::Unreadable => "in an unknown or broken encoding",
+            Self::Unreadable => "was in an unknown or broken encoding",
         }
     }
 }
