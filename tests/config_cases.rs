@@ -12,7 +12,7 @@ use sidehook::config::{self, Generation, Report, schema};
 
 /// As many cases as there are: one that is lost by accident is missed.
 const VALID: usize = 24;
-const INVALID: usize = 149;
+const INVALID: usize = 150;
 
 /// Values that no report may show.
 const HIDDEN: [&str; 4] = ["hunter2", "swordfish", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "opensesame"];

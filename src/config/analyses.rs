@@ -39,7 +39,8 @@ fn one(d: &mut Decoder<'_>, node: &Node, allow_http: bool, known: &mut BTreeSet<
         }
     }
     let address = fields.require(d, "url", "`url: https://…`");
-    let url = address.and_then(|n| webhook::url(d, n, allow_http).map(|url| (webhook::shown_url(n, &url), url)));
+    let url = address
+        .and_then(|n| webhook::url(d, n, allow_http, webhook::INTO_AUTH).map(|url| (webhook::shown_url(n, &url), url)));
     let params = params::plain(d, &fields);
     let headers = webhook::headers(d, &fields, &[]);
     let auth = auth::decode(d, &fields, &headers, allow_http);

@@ -77,7 +77,9 @@ fn bearer(d: &mut Decoder<'_>, node: &Node) -> Option<Auth> {
 
 fn oauth2(d: &mut Decoder<'_>, node: &Node, allow_http: bool) -> Option<OAuth2> {
     let fields = d.fields(node, &shape::OAUTH2, None)?;
-    let token_url = fields.require(d, "token_url", "`token_url: https://…`").and_then(|n| url(d, n, allow_http));
+    let token_url = fields
+        .require(d, "token_url", "`token_url: https://…`")
+        .and_then(|n| url(d, n, allow_http, "put them into `client_id` and `client_secret`"));
     let client_id = fields.require(d, "client_id", "`client_id: NAME`").and_then(|n| d.text(n));
     let client_secret = fields.require(d, "client_secret", "`client_secret: {env: NAME}`").and_then(|n| d.secret(n));
     let scopes = fields.get("scopes").map_or_else(Vec::new, |node| scopes(d, node));

@@ -97,7 +97,7 @@ fn source(d: &mut Decoder<'_>, key: &Key, node: &Node) -> Option<Source> {
         "exec" => exec(d, &fields),
         "sse" => sse(d, &fields),
         _ => None,
-    }?;
+    };
     let verify = fields.get("verify").and_then(|node| verify::decode(d, node));
     if let Some(node) = fields.get("verify").filter(|_| name != "http") {
         let help = "leave it out, or let the sender use a source of `type: http`".to_owned();
@@ -114,7 +114,7 @@ fn source(d: &mut Decoder<'_>, key: &Key, node: &Node) -> Option<Source> {
     // Compiled once the scripts are: see `adapters`.
     let _ = fields.get("adapter");
     let namespace = Arc::from(namespace.map(|(_, t)| t).unwrap_or_default());
-    Some(Source { kind, namespace, adapter: None, verify, infer_failure })
+    Some(Source { kind: kind?, namespace, adapter: None, verify, infer_failure })
 }
 
 /// Gives sources and their taps the adapters that they name. A tap without one has its source's.
@@ -125,13 +125,20 @@ pub fn adapters(d: &mut Decoder<'_>, root: &Fields<'_>, library: &Library, sourc
     let entries = root.get("sources").map(|node| &node.value);
     let Some(super::yaml::Value::Map(entries)) = entries else { return };
     for (key, node) in entries {
+        // Looked up even where the source itself is no good, so that all that is wrong is told at once.
+        let own = adapter(d, node);
+        let items = match member(node, "taps").map(|node| &node.value) {
+            Some(super::yaml::Value::List(items)) => items.as_slice(),
+            _ => &[],
+        };
+        let of_taps: Vec<_> = items.iter().map(|item| adapter(d, item)).collect();
         let Some(source) = sources.get_mut(&key.text) else { continue };
-        source.adapter = adapter(d, node);
-        let SourceKind::Proxy { taps, .. } = &mut source.kind else { continue };
-        let Some(super::yaml::Value::List(items)) = member(node, "taps").map(|node| &node.value) else { continue };
-        for (tap, node) in taps.iter_mut().zip(items) {
-            tap.adapter = adapter(d, node).or_else(|| source.adapter.clone());
+        if let SourceKind::Proxy { taps, .. } = &mut source.kind {
+            for (tap, adapter) in taps.iter_mut().zip(of_taps) {
+                tap.adapter = adapter.or_else(|| own.clone());
+            }
         }
+        source.adapter = own;
     }
 }
 
@@ -196,17 +203,6 @@ fn file(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<SourceKind> {
 }
 
 fn exec(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<SourceKind> {
-    let node = fields.require(d, "command", "`command: [python, bot.py]`")?;
-    let items = d.list(node)?;
-    let mut command: Vec<String> = items.iter().filter_map(|item| d.loose(item)).collect();
-    if command.first().is_none_or(String::is_empty) {
-        let help = "write the program and its arguments: [python, bot.py]".to_owned();
-        d.problem(node.span, "there is no program to run", Some(help));
-        return None;
-    }
-    if let Some(program) = command.first_mut().filter(|program| program.contains('/')) {
-        *program = d.locate(program).to_string_lossy().into_owned();
-    }
     let mut env = Vec::new();
     if let Some(node) = fields.get("env") {
         for (key, value) in d.map(node).unwrap_or_default() {
@@ -224,12 +220,25 @@ fn exec(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<SourceKind> {
     }
     let cwd = fields.get("cwd").and_then(|n| d.text(n)).map(|path| d.locate(&path));
     let on_overflow = overflow(d, fields);
+    let node = fields.require(d, "command", "`command: [python, bot.py]`")?;
+    let items = d.list(node)?;
+    let mut command: Vec<String> = items.iter().filter_map(|item| d.loose(item)).collect();
+    if command.first().is_none_or(String::is_empty) {
+        let help = "write the program and its arguments: [python, bot.py]".to_owned();
+        d.problem(node.span, "there is no program to run", Some(help));
+        return None;
+    }
+    if let Some(program) = command.first_mut().filter(|program| program.contains('/')) {
+        *program = d.locate(program).to_string_lossy().into_owned();
+    }
     Some(SourceKind::Exec(Exec { command, env, cwd, on_overflow }))
 }
 
 fn sse(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<SourceKind> {
     let headers = webhook::headers(d, fields, &[]);
-    let url = fields.require(d, "url", "`url: https://…`").and_then(|n| webhook::url(d, n, true))?;
+    let url = fields
+        .require(d, "url", "`url: https://…`")
+        .and_then(|n| webhook::url(d, n, true, "put them into `headers`, as `Authorization: Basic …`"))?;
     Some(SourceKind::Sse { url, headers })
 }
 
@@ -270,7 +279,7 @@ fn leads_to(url: &url::Url, address: &SocketAddr) -> bool {
 
 /// The assistant's address. Paths come from the client.
 fn upstream(d: &mut Decoder<'_>, node: &Node) -> Option<url::Url> {
-    let url = webhook::url(d, node, true)?;
+    let url = webhook::url(d, node, true, "leave them out: each request that passes shows who it is")?;
     if url.path() != "/" || url.query().is_some() {
         let message = format!("{} has a path, but a proxy passes on the path of each request", d.quote(node));
         let origin = url.origin().ascii_serialization();

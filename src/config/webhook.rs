@@ -44,7 +44,7 @@ pub fn decode(d: &mut Decoder<'_>, name: &str, node: &Node, shared: &Shared<'_>,
     let mut fields = d.fields(node, &shape::WEBHOOK, shared.defaults)?;
     fields.partial = shared.partial;
     let address = fields.require(d, "url", "`url: https://…`");
-    let url = address.and_then(|n| Some((url(d, n, shared.allow_http)?, n)));
+    let url = address.and_then(|n| Some((url(d, n, shared.allow_http, INTO_AUTH)?, n)));
     let events = fields.require(d, "events", "`events: [conversation.completed]`").and_then(|n| events(d, n));
     let signer = match fields.require(
         d,
@@ -122,8 +122,11 @@ pub fn decode(d: &mut Decoder<'_>, name: &str, node: &Node, shared: &Shared<'_>,
     })
 }
 
-/// A destination's URL.
-pub fn url(d: &mut Decoder<'_>, node: &Node, allow_http: bool) -> Option<url::Url> {
+/// What to do with a user name and password in the URL of what has `auth`.
+pub const INTO_AUTH: &str = "put them into `auth: {basic: {username: …, password: …}}`";
+
+/// A destination's URL; `instead` tells what to do with a user name and password in it.
+pub fn url(d: &mut Decoder<'_>, node: &Node, allow_http: bool, instead: &str) -> Option<url::Url> {
     let text = d.text(node)?;
     let right = "write https://host/path".to_owned();
     let url = match url::Url::parse(&text) {
@@ -144,8 +147,7 @@ pub fn url(d: &mut Decoder<'_>, node: &Node, allow_http: bool) -> Option<url::Ur
         return None;
     }
     if !url.username().is_empty() || url.password().is_some() {
-        let help = "put them into `auth: {basic: {username: …, password: …}}`".to_owned();
-        d.problem(node.span, "a URL may not hold a user name or password", Some(help));
+        d.problem(node.span, "a URL may not hold a user name or password", Some(instead.to_owned()));
         return None;
     }
     if url.fragment().is_some() {

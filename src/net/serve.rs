@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -166,16 +167,23 @@ where
         }
     });
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
+    if let Err(error) = until_stopped(connection, &stop).await {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// Serves a connection; once `stop` is cancelled it takes no further request and lets those in flight finish.
+pub(super) async fn until_stopped<C: GracefulConnection>(
+    connection: C,
+    stop: &CancellationToken,
+) -> Result<(), C::Error> {
     tokio::pin!(connection);
-    let ended = tokio::select! {
+    tokio::select! {
         ended = connection.as_mut() => ended,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
     }
 }
 

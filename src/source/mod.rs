@@ -1,6 +1,7 @@
 //! Where bytes come in. A source reads and checks items and hands them to a [`Sink`]; it knows neither rules nor
 //! webhooks, and acknowledges only what the sink says is durable.
 
+mod event_stream;
 pub mod exec;
 pub mod feed;
 pub mod file;

@@ -1,8 +1,6 @@
 //! `type: sse`: events of a server-sent event stream, over a client that goes through the egress guard. The last event's id is
 //! stored in the same commit as the event, and sent when the stream is taken up again, after a restart too.
 
-mod parse;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +11,7 @@ use http_body_util::Full;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::event_stream::{Parser, Said};
 use super::feed::{Batch, Feed, Message, Patience, Place, Raw};
 use super::{EndReason, Sink, StreamEnd, StreamId};
 use crate::clock::Entropy;
@@ -21,7 +20,6 @@ use crate::config::sources::is_loopback;
 use crate::limits;
 use crate::net::{self, Client, Guard, Streaming};
 use crate::rules::Direction;
-use parse::{Parser, Said};
 
 /// `egress` of the generation in force.
 pub type CurrentEgress = Arc<dyn Fn() -> Egress + Send + Sync>;

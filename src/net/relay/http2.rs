@@ -30,7 +30,7 @@ use super::upstream::Upstream;
 use super::{Relay, Transport, Way, pump};
 use crate::limits;
 use crate::net::prefixed::Prefixed;
-use crate::net::serve::ServeOptions;
+use crate::net::serve::{ServeOptions, until_stopped};
 
 /// A relayed body.
 type Relayed = UnsyncBoxBody<Bytes, hyper::Error>;
@@ -106,15 +106,7 @@ where
         async move { Ok::<_, Infallible>(handle(&relay, request).await) }
     });
     let connection = builder.serve_connection(TokioIo::new(Prefixed::new(prefix, io)), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
+    if let Err(error) = until_stopped(connection, &stop).await {
         tracing::debug!(%error, "an HTTP/2 connection ended early");
     }
 }

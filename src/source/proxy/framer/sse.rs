@@ -1,134 +1,39 @@
-//! Server-sent events, as the HTML standard says (section 9.2.6, interpreting an event stream): `data` lines joined, a blank
-//! line ends an event, one without data is none, one without its blank line neither.
+//! Server-sent events that pass: those with data, with their type and the last id.
 
 use super::{Found, Heard, Lost};
-
-/// The longest id or type that is kept.
-const NAME_BYTES: usize = crate::limits::NAME_BYTES;
+use crate::source::event_stream::{Parser, Said};
 
 /// Finds events.
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts about what came so far")]
 pub struct Events {
-    line: Vec<u8>,
-    data: Vec<u8>,
-    has_data: bool,
-    event: Option<String>,
-    id: Option<String>,
+    parser: Parser,
+    said: Vec<Said>,
     limit: usize,
-    /// The last line ended with a carriage return, to which a line feed may belong.
-    returned: bool,
-    /// Up to the next blank line nothing is kept.
-    skipping: bool,
-    first: bool,
 }
 
 impl Events {
     /// Events with at most `limit` bytes of data.
     pub fn new(limit: usize) -> Self {
-        Self {
-            line: Vec::new(),
-            data: Vec::new(),
-            has_data: false,
-            event: None,
-            id: None,
-            limit,
-            returned: false,
-            skipping: false,
-            first: true,
-        }
+        Self { parser: Parser::default(), said: Vec::new(), limit }
     }
 
-    pub fn feed(&mut self, mut bytes: &[u8], heard: &mut Heard) {
-        if !bytes.is_empty() && std::mem::take(&mut self.returned) {
-            bytes = bytes.strip_prefix(b"\n").unwrap_or(bytes);
-        }
-        while let Some(end) = memchr::memchr2(b'\n', b'\r', bytes) {
-            self.add(&bytes[..end], heard);
-            let returned = bytes[end] == b'\r';
-            bytes = &bytes[end + 1..];
-            if returned {
-                self.returned = bytes.is_empty();
-                bytes = bytes.strip_prefix(b"\n").unwrap_or(bytes);
+    pub fn feed(&mut self, bytes: &[u8], heard: &mut Heard) {
+        self.parser.push(bytes, self.limit, &mut self.said);
+        for said in self.said.drain(..) {
+            match said {
+                Said::Event { data: Some(data), event, id } => {
+                    let some = |text: String| Some(text).filter(|text| !text.is_empty());
+                    heard.push(Ok(Found { body: data.into(), event: some(event), id: some(id) }));
+                }
+                Said::TooLarge => heard.push(Err(Lost::TooLarge)),
+                // What is for who reads the stream itself.
+                Said::Event { data: None, .. } | Said::Retry(_) => {}
             }
-            self.finish_line(heard);
         }
-        self.add(bytes, heard);
     }
 
     pub fn gap(&mut self) {
-        self.forget();
-        self.skipping = true;
-    }
-
-    fn add(&mut self, bytes: &[u8], heard: &mut Heard) {
-        // Room for a field's name beside the data.
-        if self.line.len() + bytes.len() > self.limit + 64 {
-            self.too_large(heard);
-        }
-        // While skipping only whether a line is blank matters.
-        let kept = if self.skipping { bytes.len().min(1) } else { bytes.len() };
-        if !self.skipping || self.line.is_empty() {
-            self.line.extend_from_slice(&bytes[..kept]);
-        }
-    }
-
-    fn too_large(&mut self, heard: &mut Heard) {
-        if !self.skipping {
-            heard.push(Err(Lost::TooLarge));
-            self.forget();
-            self.skipping = true;
-        }
-    }
-
-    fn forget(&mut self) {
-        self.line = Vec::new();
-        self.data = Vec::new();
-        self.has_data = false;
-        self.event = None;
-    }
-
-    fn finish_line(&mut self, heard: &mut Heard) {
-        let line = std::mem::take(&mut self.line);
-        let mut line = &line[..];
-        if std::mem::take(&mut self.first) {
-            line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
-        }
-        if line.is_empty() {
-            self.dispatch(heard);
-            return;
-        }
-        if self.skipping {
-            return;
-        }
-        let (name, value) = match memchr::memchr(b':', line) {
-            Some(colon) => (&line[..colon], &line[colon + 1..]),
-            None => (line, &b""[..]),
-        };
-        let value = value.strip_prefix(b" ").unwrap_or(value);
-        let text = || String::from_utf8_lossy(value).into_owned();
-        match name {
-            b"data" if self.data.len() + value.len() + 1 > self.limit + 1 => self.too_large(heard),
-            b"data" => {
-                if self.has_data {
-                    self.data.push(b'\n');
-                }
-                self.has_data = true;
-                self.data.extend_from_slice(value);
-            }
-            b"event" if value.len() <= NAME_BYTES => self.event = Some(text()).filter(|text| !text.is_empty()),
-            b"id" if value.len() <= NAME_BYTES && !value.contains(&0) => self.id = Some(text()),
-            // Comments, `retry` and what nobody knows.
-            _ => {}
-        }
-    }
-
-    fn dispatch(&mut self, heard: &mut Heard) {
-        let found = Found { body: std::mem::take(&mut self.data), event: self.event.take(), id: self.id.clone() };
-        if std::mem::take(&mut self.has_data) && !self.skipping {
-            heard.push(Ok(found));
-        }
-        self.skipping = false;
+        self.parser.gap();
     }
 }
 
@@ -177,7 +82,7 @@ mod tests {
             assert_eq!(read(text.as_bytes(), &[]), expected, "{text:?}");
         }
         let long = format!("data: {}\nid: 3\n\ndata: b\n\n", "x".repeat(500));
-        assert_eq!(read(long.as_bytes(), &[]), [Err(Lost::TooLarge), event("b", "", "")]);
+        assert_eq!(read(long.as_bytes(), &[]), [Err(Lost::TooLarge), event("b", "", "3")], "its id counts");
     }
 
     #[test]

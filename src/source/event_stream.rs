@@ -52,6 +52,12 @@ impl Parser {
         Self { id: id.to_owned(), ..Self::default() }
     }
 
+    /// Bytes are missing here: up to the next blank line nothing but ids counts.
+    pub(super) fn gap(&mut self) {
+        let (id, begun) = (std::mem::take(&mut self.id), true);
+        *self = Self { id, begun, too_large: true, ..Self::default() };
+    }
+
     /// More bytes; what they say is added to `said`. No event has more than `most` bytes of data.
     pub(super) fn push(&mut self, mut bytes: &[u8], most: usize, said: &mut Vec<Said>) {
         while !bytes.is_empty() {
