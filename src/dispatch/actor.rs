@@ -173,7 +173,7 @@ impl Dispatcher {
             };
             match event {
                 Event::Ready(0) => ready = None,
-                Event::Ready(_) => self.arrived(ready.as_ref(), &mut arrived),
+                Event::Ready(_) => self.arrived(&mut arrived),
                 Event::Called(called) => self.came_back(called),
                 Event::Settled(settled) => {
                     // A delivery that was read from the store may still be announced in the channel. It was put there
@@ -182,7 +182,7 @@ impl Dispatcher {
                         while let Ok(delivery) = receiver.try_recv() {
                             arrived.push(delivery);
                         }
-                        self.arrived(ready.as_ref(), &mut arrived);
+                        self.arrived(&mut arrived);
                     }
                     self.settled(settled);
                 }
@@ -244,19 +244,13 @@ impl Dispatcher {
         });
     }
 
-    fn arrived(&mut self, ready: Option<&mpsc::Receiver<Ready>>, arrived: &mut Vec<Ready>) {
-        // The outbox does not send what has no room in the channel. Only this actor makes room, so a channel that was
-        // ever full is still seen full here.
-        let overflowed = ready.is_some_and(|receiver| arrived.len() + receiver.len() >= receiver.max_capacity());
+    fn arrived(&mut self, arrived: &mut Vec<Ready>) {
         let mut space = self.space();
         for delivery in arrived.drain(..) {
             let Some(lane) = self.lanes.get_mut(&delivery.webhook) else { continue };
             let before = lane.queued_bytes();
             lane.offer(delivery, space);
             space = space.saturating_sub(lane.queued_bytes() - before);
-        }
-        if overflowed {
-            self.lanes.values_mut().for_each(Lane::suspect_backlog);
         }
     }
 
@@ -393,11 +387,11 @@ impl Dispatcher {
         }
     }
 
-    /// Announcements are hints; once in a while the store itself is asked.
+    /// Where not all was announced the store itself is asked, and once in a while in any case.
     fn look_around(&mut self, now: Timestamp) {
         // A clock that was set back must not put this off.
         self.looked_at = self.looked_at.min(now);
-        if now.since(self.looked_at) >= limits::REFILL_EVERY {
+        if self.outbox.left_some_out() || now.since(self.looked_at) >= limits::REFILL_EVERY {
             self.looked_at = now;
             self.lanes.values_mut().for_each(Lane::suspect_backlog);
         }

@@ -28,6 +28,8 @@ pub(super) struct Lane {
     question: Question,
     /// Rows settled since the question was asked: its answer may still name them.
     settled_meanwhile: HashSet<i64>,
+    /// Whether one of them is to be tried again: the answer may not know when.
+    retried_meanwhile: bool,
     /// When the next delivery is due that was not at the last look.
     pub(super) next_due: Option<Timestamp>,
     /// The file's hash when the destination said 410.
@@ -191,6 +193,7 @@ impl Lane {
     /// Takes the store's answer.
     pub(super) fn refilled(&mut self, refill: Refill, mut space: usize) {
         let settled = std::mem::take(&mut self.settled_meanwhile);
+        let retried = std::mem::take(&mut self.retried_meanwhile);
         let question = std::mem::take(&mut self.question);
         if question == Question::Outdated || !self.active() {
             self.suspect_backlog();
@@ -199,7 +202,7 @@ impl Lane {
         let bytes: usize = refill.due.iter().map(|ready| ready.body.len()).sum();
         // The store answers up to a number of deliveries or of bytes; near either, there may be more.
         let truncated = refill.due.len() >= limits::READY_DELIVERIES || bytes >= limits::DUE_BYTES / 2;
-        let more = truncated || !settled.is_empty();
+        let more = truncated || retried;
         self.backlog = if more { Backlog::Maybe } else { Backlog::None };
         self.next_due = refill.next;
         let mut taken = 0;
@@ -223,6 +226,7 @@ impl Lane {
     pub(super) fn refill_failed(&mut self, again_at: Timestamp) {
         self.question = Question::None;
         self.settled_meanwhile.clear();
+        self.retried_meanwhile = false;
         self.backlog = Backlog::None;
         self.next_due = Some(again_at);
     }
@@ -307,6 +311,7 @@ impl Lane {
         }
         if self.question != Question::None {
             self.settled_meanwhile.insert(row);
+            self.retried_meanwhile |= retry.is_some();
         }
         if let Some(at) = retry {
             self.next_due = Some(self.next_due.map_or(at, |due| due.min(at)));

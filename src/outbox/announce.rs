@@ -46,7 +46,11 @@ impl Announcer {
 
     /// Whether it is worth collecting anything.
     pub(super) fn wanted(&self, shared: &Shared) -> bool {
-        shared.ready_taken.load(Ordering::Relaxed) && self.to.capacity() > 0 && self.room() > 0
+        let room = self.to.capacity() > 0 && self.room() > 0;
+        if !room {
+            left_out(shared);
+        }
+        shared.ready_taken.load(Ordering::Relaxed) && room
     }
 
     fn room(&self) -> usize {
@@ -54,7 +58,7 @@ impl Announcer {
     }
 
     /// Reads what is not in memory any more, as far as it can be sent.
-    pub(super) fn load(&self, txn: &mut Txn<'_>) -> rusqlite::Result<Vec<Ready>> {
+    pub(super) fn load(&self, txn: &mut Txn<'_>, shared: &Shared) -> rusqlite::Result<Vec<Ready>> {
         for webhook in std::mem::take(&mut txn.resumed) {
             due_again(txn, webhook)?;
         }
@@ -63,11 +67,15 @@ impl Announcer {
         let mut drafts = VecDeque::from(std::mem::take(&mut txn.drafts));
         while let Some(draft) = drafts.pop_front() {
             if ready.len() >= self.to.capacity() {
+                left_out(shared);
                 break;
             }
             let found = match draft {
                 Draft::Fresh(ready) => Some(Ok(ready)),
-                Draft::Stored(_) if read >= limits::DUE_BYTES.min(self.room()) => None,
+                Draft::Stored(_) if read >= limits::DUE_BYTES.min(self.room()) => {
+                    left_out(shared);
+                    None
+                }
                 Draft::Stored(row) => read::ready_now(txn.conn, txn.seal, row, txn.now, |id| {
                     txn.book
                         .place(id)
@@ -96,18 +104,25 @@ impl Announcer {
     }
 
     /// Sends what there is room for.
-    pub(super) fn send(&self, ready: Vec<Ready>) {
+    pub(super) fn send(&self, ready: Vec<Ready>, shared: &Shared) {
         for mut one in ready {
             if one.body.len() > self.room() {
+                left_out(shared);
                 continue;
             }
             self.tally.fetch_add(one.body.len(), Ordering::Relaxed);
             one.body = Bytes::from_owner(Counted { bytes: one.body, tally: Arc::clone(&self.tally) });
             if self.to.try_send(one).is_err() {
+                left_out(shared);
                 return;
             }
         }
     }
+}
+
+/// Takes note that the store holds more than was announced.
+fn left_out(shared: &Shared) {
+    shared.unannounced.store(true, Ordering::Relaxed);
 }
 
 /// Tells the dispatcher that a webhook goes on by some of what is due to it; it looks for the rest itself. What waits for

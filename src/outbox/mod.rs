@@ -86,6 +86,8 @@ struct Shared {
     bytes: AtomicU64,
     transactions: AtomicU64,
     ready_taken: AtomicBool,
+    /// Something became ready and was not announced.
+    unannounced: AtomicBool,
     health: watch::Sender<Health>,
     seal: Seal,
 }
@@ -97,6 +99,7 @@ impl Shared {
             bytes: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             ready_taken: AtomicBool::new(false),
+            unannounced: AtomicBool::new(false),
             health: watch::Sender::new(Health::Healthy),
             seal,
         }
@@ -254,6 +257,14 @@ impl Outbox {
             self.inner.shared.ready_taken.store(true, Ordering::Relaxed);
         }
         taken
+    }
+
+    /// Whether a delivery that became ready was left out of [`Outbox::ready`] since this was last asked.
+    #[must_use]
+    pub fn left_some_out(&self) -> bool {
+        // Asked all the time, and nearly always no.
+        let unannounced = &self.inner.shared.unannounced;
+        unannounced.load(Ordering::Relaxed) && unannounced.swap(false, Ordering::Relaxed)
     }
 
     /// Runs on the writer's published book, or where there is no writer on one read with the same snapshot.

@@ -261,7 +261,7 @@ impl Writer {
                 for (command, reply) in work.into_iter().zip(done.replies) {
                     answer(command, reply);
                 }
-                self.announcer.send(done.ready);
+                self.announcer.send(done.ready, &self.shared);
                 if done.purged > 0 {
                     facts::Purged { rows: done.purged }.emit();
                 }
@@ -317,7 +317,7 @@ impl Writer {
         // Under load retention goes along with the commits, idle it has transactions of its own.
         let budget = if work.is_empty() { limits::RETENTION_SLICE_ROWS } else { 32 + 2 * work.len() };
         self.retention.slice(&mut txn, budget)?;
-        let ready = self.announcer.load(&mut txn)?;
+        let ready = self.announcer.load(&mut txn, &self.shared)?;
         let changed = txn.book.store(txn.conn)?;
         // Last, since keys may come while the transaction is under way.
         let sealing = txn.seal.enter(txn.conn, store.sealing)?;
