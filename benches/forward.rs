@@ -10,8 +10,9 @@
 //! that arrived a second, with 128 senders that each wait for their answer; delays are from the moment an event was due to
 //! be sent to the arrival of its webhook, at a quarter of the rate before. Processor time is what the forwarder's process
 //! used per webhook at the highest rate. Figures of one run differ from those of the next on a shared machine; the ratios
-//! are what to compare. `SIDEHOOK_BENCH_BIN` measures another build of sidehook, `SIDEHOOK_BENCH_SECS` sets how long a phase
-//! takes.
+//! are what to compare, and they are taken in turns, round by round. `SIDEHOOK_BENCH_BIN` measures other builds of sidehook
+//! (several, separated by colons, side by side), `SIDEHOOK_BENCH_SECS` sets how long delays are measured; a round of the
+//! highest rate takes a quarter of it.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -45,6 +46,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 const SENDERS: usize = 128;
+/// Of the highest rate, in turns.
+const ROUNDS: usize = 5;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
@@ -84,50 +87,86 @@ async fn bench() {
     tokio::spawn(net::serve(listener, service, CancellationToken::new(), options));
 
     let target = format!("https://localhost:{port}/hook");
-    let bare = Process::bare(&target, home.path()).await;
-    let sidehook = Process::sidehook(&target, home.path()).await;
-    let idle = sidehook.rss_mb();
-    let Figures { rate: bare_rate, micros: bare_micros, delay: bare_delay } =
-        measure(&bare, &arrivals, &mut arrived).await;
-    let Figures { rate, micros, delay } = measure(&sidehook, &arrivals, &mut arrived).await;
-    println!("event: {} bytes, {SENDERS} senders, {} s a phase", event(0, 0).len(), seconds().as_secs());
-    println!("                          bare forwarder    sidehook    ratio");
-    println!("webhooks/s                {bare_rate:>14.0}    {rate:>8.0}    {:>5.2}", rate / bare_rate);
-    println!("processor us a webhook    {bare_micros:>14.0}    {micros:>8.0}    {:>5.2}", bare_micros / micros);
-    println!("p50 at a quarter, ms      {:>14.2}    {:>8.2}", bare_delay.0, delay.0);
-    println!("p99 at a quarter, ms      {:>14.2}    {:>8.2}", bare_delay.1, delay.1);
-    println!("resident, idle, MB                            {idle:>8.1}");
-    println!("resident, after load, MB                      {:>8.1}", sidehook.rss_mb());
-}
-
-/// What was measured of one forwarder.
-struct Figures {
-    /// Webhooks a second.
-    rate: f64,
-    /// Processor time of its process per webhook.
-    micros: f64,
-    /// p50 and p99 in milliseconds.
-    delay: (f64, f64),
-}
-
-/// Highest rate with closed-loop senders, then delays at a quarter of it.
-async fn measure(process: &Process, arrivals: &Arrivals, arrived: &mut mpsc::UnboundedReceiver<u64>) -> Figures {
-    flood(process, arrivals, Duration::from_secs(2)).await;
-    let (used, count) = (process.used_micros(), arrivals.count.load(Ordering::SeqCst));
-    let rate = flood(process, arrivals, seconds()).await;
-    let webhooks = arrivals.count.load(Ordering::SeqCst) - count;
-    let micros = (process.used_micros() - used) / webhooks as f64;
-    while arrived.try_recv().is_ok() {}
-    let before = arrivals.count.load(Ordering::SeqCst);
-    let sent = paced(process, arrivals, rate / 4.0).await;
-    settle(arrivals, before + sent).await;
-    let mut delays = Vec::new();
-    while let Ok(micros) = arrived.try_recv() {
-        delays.push(micros);
+    let mut contenders = vec![Contender::new("bare", Process::bare(&target, home.path()).await)];
+    let built = std::env::var("SIDEHOOK_BENCH_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_sidehook").to_owned());
+    for (n, bin) in built.split(':').enumerate() {
+        let home = home.path().join(n.to_string());
+        contenders.push(Contender::new(bin, Process::sidehook(bin, &target, &home).await));
     }
-    delays.sort_unstable();
-    let at = |q: f64| delays[((delays.len() - 1) as f64 * q) as usize] as f64 / 1000.0;
-    Figures { rate, micros, delay: (at(0.5), at(0.99)) }
+    for contender in &contenders {
+        flood(&contender.process, &arrivals, Duration::from_secs(2)).await;
+    }
+    for _ in 0..ROUNDS {
+        for contender in &mut contenders {
+            contender.round(&arrivals, seconds() / 4).await;
+        }
+    }
+    println!("event: {} bytes, {SENDERS} senders, medians of {ROUNDS} rounds", event(0, 0).len());
+    let mut bare: Option<(Vec<f64>, f64)> = None;
+    for contender in &mut contenders {
+        let (p50, p99) = contender.delays(&arrivals, &mut arrived).await;
+        let Contender { name, process, idle, rates, micros, .. } = contender;
+        println!("{name}");
+        let Some((of_bare, cost)) = &bare else {
+            println!("  webhooks/s {:.0}, processor us a webhook {:.0}", median(rates), median(micros));
+            println!("  at a quarter: p50 {p50:.2} ms, p99 {p99:.2} ms");
+            bare = Some((rates.clone(), median(micros)));
+            continue;
+        };
+        // Each round beside the one of the same moment: what the machine does meanwhile is the same for both.
+        let ratios: Vec<f64> = rates.iter().zip(of_bare).map(|(rate, bare)| rate / bare).collect();
+        let (low, high) = ratios.iter().fold((f64::MAX, 0.0_f64), |(low, high), r| (low.min(*r), high.max(*r)));
+        println!("  webhooks/s {:.0}, of bare {:.2} ({low:.2} to {high:.2})", median(rates), median(&ratios));
+        println!("  processor us a webhook {:.0}, of bare {:.1}", median(micros), median(micros) / cost);
+        println!("  at a quarter: p50 {p50:.2} ms, p99 {p99:.2} ms");
+        println!("  resident: idle {idle:.1} MB, after load {:.1} MB", process.rss_mb());
+    }
+}
+
+/// The middle one; of an even number the upper.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+/// A forwarder with what was measured of it.
+struct Contender {
+    name: String,
+    process: Process,
+    idle: f64,
+    /// Webhooks a second with closed-loop senders, one per round.
+    rates: Vec<f64>,
+    /// Processor time of its process per webhook, likewise.
+    micros: Vec<f64>,
+}
+
+impl Contender {
+    fn new(name: &str, process: Process) -> Self {
+        Self { name: name.to_owned(), idle: process.rss_mb(), process, rates: Vec::new(), micros: Vec::new() }
+    }
+
+    async fn round(&mut self, arrivals: &Arrivals, time: Duration) {
+        let (used, count) = (self.process.used_micros(), arrivals.count.load(Ordering::SeqCst));
+        self.rates.push(flood(&self.process, arrivals, time).await);
+        let webhooks = arrivals.count.load(Ordering::SeqCst) - count;
+        self.micros.push((self.process.used_micros() - used) / webhooks as f64);
+    }
+
+    /// p50 and p99 in milliseconds at a quarter of the highest rate.
+    async fn delays(&self, arrivals: &Arrivals, arrived: &mut mpsc::UnboundedReceiver<u64>) -> (f64, f64) {
+        while arrived.try_recv().is_ok() {}
+        let before = arrivals.count.load(Ordering::SeqCst);
+        let sent = paced(&self.process, arrivals, median(&self.rates) / 4.0).await;
+        settle(arrivals, before + sent).await;
+        let mut delays = Vec::new();
+        while let Ok(micros) = arrived.try_recv() {
+            delays.push(micros);
+        }
+        delays.sort_unstable();
+        let at = |q: f64| delays[((delays.len() - 1) as f64 * q) as usize] as f64 / 1000.0;
+        (at(0.5), at(0.99))
+    }
 }
 
 async fn flood(process: &Process, arrivals: &Arrivals, time: Duration) -> f64 {
@@ -269,7 +308,7 @@ impl Process {
         Self { child, addr }.up().await
     }
 
-    async fn sidehook(target: &str, home: &Path) -> Self {
+    async fn sidehook(bin: &str, target: &str, home: &Path) -> Self {
         let addr = free_addr();
         std::fs::create_dir_all(home.join("webhooks")).unwrap();
         std::fs::create_dir_all(home.join("rules")).unwrap();
@@ -278,13 +317,12 @@ impl Process {
         );
         std::fs::write(home.join("sidehook.yaml"), settings).unwrap();
         let webhook = format!(
-            "url: {target}\nevents: [\"conversation.*\"]\nparams: {{event: event.type, data: event.data, due: argument.due}}\nrule: note.rhai\nsigning: {{scheme: standard, secrets: [whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw]}}\nconcurrency: 64\ntls: {{ca_file: ca.pem}}\n"
+            "url: {target}\nevents: [\"conversation.*\"]\nparams: {{event: event.type, data: event.data, due: argument.due}}\nrule: note.rhai\nsigning: {{scheme: standard, secrets: [whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw]}}\nconcurrency: 64\ntls: {{ca_file: ../ca.pem}}\n"
         );
         std::fs::write(home.join("webhooks/crm.yaml"), webhook).unwrap();
         let rule = "fn transform(event, payload) {\n    payload.caller = mask(event.argument.caller);\n    payload.summary = event.analysis[\"conversation-analysis\"]?.result ?? \"\";\n    payload\n}\n";
         std::fs::write(home.join("rules/note.rhai"), rule).unwrap();
-        let built = std::env::var("SIDEHOOK_BENCH_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_sidehook").to_owned());
-        let child = Command::new(built).args(["run", "--config"]).arg(home).stderr(Stdio::null()).spawn().unwrap();
+        let child = Command::new(bin).args(["run", "--config"]).arg(home).stderr(Stdio::null()).spawn().unwrap();
         Self { child, addr }.up().await
     }
 
