@@ -1,6 +1,7 @@
 //! Ready deliveries on their way to the dispatcher, straight from memory where they still are. Bounded in number and in
 //! bytes: what does not fit is not sent, and a look for due deliveries finds it.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,18 +38,20 @@ impl Drop for Counted {
 pub(super) struct Announcer {
     to: mpsc::Sender<Ready>,
     tally: Arc<AtomicUsize>,
+    /// Whether the transaction under way makes something ready for which there is no room.
+    left_out: Cell<bool>,
 }
 
 impl Announcer {
     pub(super) fn new(to: mpsc::Sender<Ready>) -> Self {
-        Self { to, tally: Arc::new(AtomicUsize::new(0)) }
+        Self { to, tally: Arc::new(AtomicUsize::new(0)), left_out: Cell::new(false) }
     }
 
     /// Whether it is worth collecting anything.
     pub(super) fn wanted(&self, shared: &Shared) -> bool {
         let room = self.to.capacity() > 0 && self.room() > 0;
         if !room {
-            left_out(shared);
+            self.left_out.set(true);
         }
         shared.ready_taken.load(Ordering::Relaxed) && room
     }
@@ -58,7 +61,7 @@ impl Announcer {
     }
 
     /// Reads what is not in memory any more, as far as it can be sent.
-    pub(super) fn load(&self, txn: &mut Txn<'_>, shared: &Shared) -> rusqlite::Result<Vec<Ready>> {
+    pub(super) fn load(&self, txn: &mut Txn<'_>) -> rusqlite::Result<Vec<Ready>> {
         for webhook in std::mem::take(&mut txn.resumed) {
             due_again(txn, webhook)?;
         }
@@ -67,13 +70,13 @@ impl Announcer {
         let mut drafts = VecDeque::from(std::mem::take(&mut txn.drafts));
         while let Some(draft) = drafts.pop_front() {
             if ready.len() >= self.to.capacity() {
-                left_out(shared);
+                self.left_out.set(true);
                 break;
             }
             let found = match draft {
                 Draft::Fresh(ready) => Some(Ok(ready)),
                 Draft::Stored(_) if read >= limits::DUE_BYTES.min(self.room()) => {
-                    left_out(shared);
+                    self.left_out.set(true);
                     None
                 }
                 Draft::Stored(row) => read::ready_now(txn.conn, txn.seal, row, txn.now, |id| {
@@ -103,26 +106,26 @@ impl Announcer {
         Ok(ready)
     }
 
-    /// Sends what there is room for.
+    /// Sends what there is room for, after the commit that made it ready: whoever hears that something was left out finds
+    /// it in the store.
     pub(super) fn send(&self, ready: Vec<Ready>, shared: &Shared) {
+        let left_out = || shared.unannounced.store(true, Ordering::Relaxed);
+        if self.left_out.take() {
+            left_out();
+        }
         for mut one in ready {
             if one.body.len() > self.room() {
-                left_out(shared);
+                left_out();
                 continue;
             }
             self.tally.fetch_add(one.body.len(), Ordering::Relaxed);
             one.body = Bytes::from_owner(Counted { bytes: one.body, tally: Arc::clone(&self.tally) });
             if self.to.try_send(one).is_err() {
-                left_out(shared);
+                left_out();
                 return;
             }
         }
     }
-}
-
-/// Takes note that the store holds more than was announced.
-fn left_out(shared: &Shared) {
-    shared.unannounced.store(true, Ordering::Relaxed);
 }
 
 /// Tells the dispatcher that a webhook goes on by some of what is due to it; it looks for the rest itself. What waits for

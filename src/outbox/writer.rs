@@ -317,7 +317,7 @@ impl Writer {
         // Under load retention goes along with the commits, idle it has transactions of its own.
         let budget = if work.is_empty() { limits::RETENTION_SLICE_ROWS } else { 32 + 2 * work.len() };
         self.retention.slice(&mut txn, budget)?;
-        let ready = self.announcer.load(&mut txn, &self.shared)?;
+        let ready = self.announcer.load(&mut txn)?;
         let changed = txn.book.store(txn.conn)?;
         // Last, since keys may come while the transaction is under way.
         let sealing = txn.seal.enter(txn.conn, store.sealing)?;

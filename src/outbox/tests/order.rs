@@ -106,6 +106,9 @@ async fn what_becomes_ready_is_told_with_its_body() {
 async fn what_does_not_fit_the_channel_is_found_by_a_look() {
     let rig = Rig::new();
     let mut ready = rig.outbox.ready().expect("the receiver");
+    rig.accept(vec![rendered("small", "c", "crm")]).await;
+    ready.recv().await.expect("a delivery");
+    assert!(!rig.outbox.left_some_out(), "it was told");
     let many = limits::READY_QUEUE + 50;
     let arrivals = (0..many).map(|n| rendered(&format!("m{n}"), &format!("c{n}"), "crm")).collect();
     rig.accept(arrivals).await;
@@ -115,8 +118,10 @@ async fn what_does_not_fit_the_channel_is_found_by_a_look() {
     }
     rig.accept(Vec::new()).await;
     assert!(ready.try_recv().is_err(), "no more were sent");
+    assert!(rig.outbox.left_some_out());
+    assert!(!rig.outbox.left_some_out(), "it is said once");
     let rest = rig.outbox.due_beyond("crm", START, 1000, &told).await.expect("a look");
-    assert_eq!(rest.len(), 50);
+    assert_eq!(rest.len(), 50 + 1, "and the first one, of which nobody told");
 }
 
 #[tokio::test]
