@@ -197,6 +197,10 @@ pub const LIST_SCAN_ROWS: usize = 20_000;
 pub const LIST_BYTES: usize = 4 * 1024 * 1024;
 /// Rows that one slice of retention touches when the writer is idle.
 pub const RETENTION_SLICE_ROWS: usize = 500;
+/// Rows that one slice touches beside commits, besides two for each of them: whoever comes meanwhile waits for it.
+pub const RETENTION_BUSY_ROWS: usize = 32;
+/// How long after a commit the writer still counts as busy.
+pub const RETENTION_BUSY: Duration = Duration::from_millis(100);
 /// What sidehook's own events and the results of attempts may use beyond `outbox.max_bytes`.
 pub const OUTBOX_RESERVE_BYTES: u64 = 1024 * 1024;
 /// Pages of the outbox's log, of 8 KiB, after which copying them into the store begins.

@@ -128,6 +128,8 @@ pub(super) struct Writer {
     retention: Retention,
     /// Whether many asked at once the last time.
     crowded: bool,
+    /// When there was last something to commit.
+    asked_at: Instant,
     _lock: Lock,
 }
 
@@ -145,12 +147,13 @@ impl Writer {
         let retention = Retention::new(clock.now());
         let writer = Self {
             dir,
-            clock,
             options,
             announcer: Announcer::new(ready),
             store: Ok(store),
             retention,
             crowded: false,
+            asked_at: clock.instant(),
+            clock,
             shared,
             _lock: lock,
         };
@@ -199,6 +202,9 @@ impl Writer {
                 }
             }
             let now = self.clock.now();
+            if !work.is_empty() {
+                self.asked_at = self.clock.instant();
+            }
             self.retention.wake(now);
             if maintain.is_some() {
                 self.retention.begin(now);
@@ -315,7 +321,8 @@ impl Writer {
             replies.push(apply_one(&mut txn, &mut store.space, command, care, &mut full)?);
         }
         // Under load retention goes along with the commits, idle it has transactions of its own.
-        let budget = if work.is_empty() { limits::RETENTION_SLICE_ROWS } else { 32 + 2 * work.len() };
+        let idle = work.is_empty() && self.clock.instant().duration_since(self.asked_at) >= limits::RETENTION_BUSY;
+        let budget = if idle { limits::RETENTION_SLICE_ROWS } else { limits::RETENTION_BUSY_ROWS + 2 * work.len() };
         self.retention.slice(&mut txn, budget)?;
         let ready = self.announcer.load(&mut txn)?;
         let changed = txn.book.store(txn.conn)?;
