@@ -70,7 +70,6 @@ impl Client {
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(limits::POOL_IDLE_TIMEOUT)
-            .pool_max_idle_per_host(limits::POOL_IDLE_CONNECTIONS)
             .http1_max_buf_size(limits::HEADER_BYTES)
             .http2_max_header_list_size(u32::try_from(limits::HEADER_BYTES).unwrap_or(u32::MAX))
             .http2_keep_alive_interval(Duration::from_secs(20))

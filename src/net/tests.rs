@@ -115,6 +115,42 @@ async fn signed_over_http2_with_tls_and_one_connection_for_many() {
 }
 
 #[tokio::test]
+async fn http1_connections_are_used_again_however_many_there_are() {
+    const AT_ONCE: usize = 64;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let url = format!("http://{}/hook", listener.local_addr().expect("bound"));
+    let connections = Arc::new(AtomicUsize::new(0));
+    let (counter, all_here) = (Arc::clone(&connections), Arc::new(tokio::sync::Barrier::new(AT_ONCE)));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counter.fetch_add(1, Ordering::SeqCst);
+            let all_here = Arc::clone(&all_here);
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 4096];
+                while stream.read(&mut buffer).await.unwrap_or(0) > 0 {
+                    all_here.wait().await;
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+                }
+            });
+        }
+    });
+    let client = plain_client();
+    for wave in 1..=3 {
+        let mut sending = tokio::task::JoinSet::new();
+        for _ in 0..AT_ONCE {
+            let (client, request) = (client.clone(), post(&url));
+            sending.spawn(async move { client.send(request, Duration::from_secs(20)).await });
+        }
+        while let Some(sent) = sending.join_next().await {
+            assert_eq!(sent.expect("no panic").expect("an answer").status, 200, "wave {wave}");
+        }
+        // A connection is free a moment after its answer was read.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), AT_ONCE);
+}
+
+#[tokio::test]
 async fn certificates_are_checked_and_the_message_helps() {
     let (addr, tls, _received, _stop) = tls_receiver(&["hooks.internal"]).await;
     let url = format!("https://127.0.0.1:{}/", addr.port());

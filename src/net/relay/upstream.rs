@@ -146,7 +146,7 @@ impl Upstream {
         if connection.buffer.is_empty() {
             connection.reused = true;
             let mut idle = self.lock();
-            if idle.len() >= limits::POOL_IDLE_CONNECTIONS {
+            if idle.len() >= limits::CONNECTIONS {
                 idle.remove(0);
             }
             idle.push(Idle { connection, since: tokio::time::Instant::now() });
