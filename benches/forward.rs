@@ -6,13 +6,13 @@
 //!
 //! One process makes the load and receives; sidehook and the bare forwarder are processes of their own. An event is a
 //! 2.5 KB conversation. sidehook picks params, runs a rule, commits with fsync, answers, signs and sends over TLS; the bare
-//! one reads the request, sends the same bytes over TLS (hyper, rustls, pooled connections) and answers. Rates are webhooks
-//! that arrived a second, with 128 senders that each wait for their answer; delays are from the moment an event was due to
+//! one reads the request, sends the same bytes over TLS (hyper, rustls, pooled connections) and answers. Both speak what the
+//! receiver offers: HTTP/2, then once more HTTP/1.1. Rates are webhooks that arrived a second, with 128 senders that each wait for their answer; delays are from the moment an event was due to
 //! be sent to the arrival of its webhook, at a quarter of the rate before. Processor time is what the forwarder's process
 //! used per webhook at the highest rate. Figures of one run differ from those of the next on a shared machine; the ratios
 //! are what to compare, and they are taken in turns, round by round. `SIDEHOOK_BENCH_BIN` measures other builds of sidehook
 //! (several, separated by colons, side by side), `SIDEHOOK_BENCH_SECS` sets how long delays are measured; a round of the
-//! highest rate takes a quarter of it.
+//! highest rate takes a quarter of it, `SIDEHOOK_BENCH_HTTP` (`2` or `1.1`) measures one of the two.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -54,13 +54,33 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     match args.get(1).map(String::as_str) {
         Some("bare") => runtime.block_on(bare(&args[2], &args[3])),
-        _ => runtime.block_on(bench()),
+        _ => {
+            let only = std::env::var("SIDEHOOK_BENCH_HTTP").ok();
+            for version in
+                [Version::Http2, Version::Http1].into_iter().filter(|v| only.as_ref().is_none_or(|o| o == v.name()))
+            {
+                runtime.block_on(bench(version));
+            }
+        }
     }
 }
 
 fn seconds() -> Duration {
     let secs = std::env::var("SIDEHOOK_BENCH_SECS").ok().and_then(|s| s.parse().ok()).unwrap_or(8);
     Duration::from_secs(secs)
+}
+
+/// What the receiver speaks.
+#[derive(Clone, Copy, PartialEq)]
+enum Version {
+    Http2,
+    Http1,
+}
+
+impl Version {
+    fn name(self) -> &'static str {
+        if self == Self::Http2 { "2" } else { "1.1" }
+    }
 }
 
 /// What arrived: how often, and the delay of each.
@@ -71,10 +91,13 @@ struct Arrivals {
     epoch: Instant,
 }
 
-async fn bench() {
+async fn bench(version: Version) {
     let home = tempfile::tempdir().unwrap();
-    let identity = net::self_signed(&["localhost".to_owned()]).unwrap();
+    let mut identity = net::self_signed(&["localhost".to_owned()]).unwrap();
     std::fs::write(home.path().join("ca.pem"), &identity.ca_pem).unwrap();
+    if version == Version::Http1 {
+        identity.server.alpn_protocols = vec![b"http/1.1".to_vec()];
+    }
     let listener = net::bind(&Listen::Tcp(([127, 0, 0, 1], 0).into())).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (delays, mut arrived) = mpsc::unbounded_channel();
@@ -101,7 +124,11 @@ async fn bench() {
             contender.round(&arrivals, seconds() / 4).await;
         }
     }
-    println!("event: {} bytes, {SENDERS} senders, medians of {ROUNDS} rounds", event(0, 0).len());
+    println!(
+        "HTTP/{}: events of {} bytes, {SENDERS} senders, medians of {ROUNDS} rounds",
+        version.name(),
+        event(0, 0).len()
+    );
     let mut bare: Option<(Vec<f64>, f64)> = None;
     for contender in &mut contenders {
         let (p50, p99) = contender.delays(&arrivals, &mut arrived).await;
@@ -371,7 +398,7 @@ async fn bare(addr: &str, target: &str) {
     let connector = hyper_rustls::HttpsConnectorBuilder::new()
         .with_tls_config(tls)
         .https_only()
-        .enable_http1()
+        .enable_all_versions()
         .wrap_connector(http);
     let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
     let listener = tokio::net::TcpListener::bind(addr).await.unwrap();

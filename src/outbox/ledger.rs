@@ -239,8 +239,11 @@ impl Book {
             .execute((self.next, self.conversations_open))?;
         let dirty = std::mem::take(&mut self.dirty);
         let mut write = conn.prepare_cached(
-            "INSERT OR REPLACE INTO webhook VALUES
-             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+            "INSERT INTO webhook VALUES
+             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)
+             ON CONFLICT (id) DO UPDATE SET known = ?3, enabled = ?4, file_hash = ?5, standing = ?6, standing_reason = ?7,
+             standing_hash = ?8, matched = ?9, filtered = ?10, rendered = ?11, rule_failed = ?12, waiting = ?13,
+             created = ?14, owed = ?15, delivered = ?16, dead = ?17, purged = ?18",
         )?;
         for at in &dirty {
             let w = &self.webhooks[*at];

@@ -17,9 +17,10 @@ use crate::limits;
 /// Before an active webhook's delivery that was set aside is tried again: there is nothing it could wait for.
 const HELD_BY_NOTHING: Duration = Duration::from_secs(1);
 
-/// Where a delivery stood when it was settled.
-struct Settled {
+/// How a delivery was found.
+struct Found {
     webhook: i64,
+    state: i64,
     lane: Option<i64>,
     seq: i64,
     idx: i64,
@@ -28,17 +29,25 @@ struct Settled {
     unordered: bool,
 }
 
-impl Settled {
-    fn read(r: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
-            webhook: r.get(0)?,
-            lane: r.get(1)?,
-            seq: r.get(2)?,
-            idx: r.get(3)?,
-            attempts: r.get(4)?,
-            unordered: r.get(5)?,
-        })
-    }
+/// Looks before anything is written: with `RETURNING` SQLite takes a copy of every page that the statement touches, to be able to
+/// undo it alone.
+fn find(txn: &Txn<'_>, row: i64) -> rusqlite::Result<Option<Found>> {
+    txn.one(
+        "SELECT webhook, state, lane, seq, idx, attempts, lane IS NULL AND conversation IS NOT NULL
+         FROM delivery WHERE row = ?1",
+        [row],
+        |r| {
+            Ok(Found {
+                webhook: r.get(0)?,
+                state: r.get(1)?,
+                lane: r.get(2)?,
+                seq: r.get(3)?,
+                idx: r.get(4)?,
+                attempts: r.get(5)?,
+                unordered: r.get(6)?,
+            })
+        },
+    )
 }
 
 /// Records one attempt and what follows from it. A delivery that is gone or settled already is left as it is, but for a
@@ -97,38 +106,24 @@ fn record(txn: &Txn<'_>, row: i64, n: i64, attempt: &Attempt) -> rusqlite::Resul
     Ok(())
 }
 
-fn leave_owed(
-    txn: &Txn<'_>,
-    row: i64,
-    made: i64,
-    state: i64,
-    reason: Option<&str>,
-) -> rusqlite::Result<Option<Settled>> {
-    txn.one(
-        "UPDATE delivery SET state = ?2, ready = 0, changed_at = ?3, attempts = attempts + ?4, tries = tries + ?4,
-             reason = ?5
-         WHERE row = ?1 AND state = 0 RETURNING webhook, lane, seq, idx, attempts,
-             lane IS NULL AND conversation IS NOT NULL",
-        params![row, state, txn.now.as_millis(), made, reason],
-        Settled::read,
-    )
-}
-
-fn next_in_lane(txn: &mut Txn<'_>, settled: &Settled) -> rusqlite::Result<()> {
-    if let Some(lane) = settled.lane {
-        lane::leave(txn, lane, settled.seq, settled.idx)?;
+fn next_in_lane(txn: &mut Txn<'_>, was: &Found) -> rusqlite::Result<()> {
+    if let Some(lane) = was.lane {
+        lane::leave(txn, lane, was.seq, was.idx)?;
         lane::promote(txn, lane)?;
     }
     Ok(())
 }
 
 fn delivered(txn: &mut Txn<'_>, row: i64, made: i64, won: Option<&Attempt>) -> rusqlite::Result<Option<i64>> {
-    let keep = txn.options.retain_bodies;
-    let settled = txn.one(
+    let was = match find(txn, row)? {
+        Some(was) if was.state == OWED => was,
+        Some(was) if was.state == DEAD => return delivered_after_all(txn, row, &was, made, won).map(Some),
+        _ => return Ok(None),
+    };
+    txn.run(
         "UPDATE delivery SET state = 1, ready = 0, changed_at = ?2, attempts = attempts + ?3, tries = tries + ?3,
              won_at = ?4, won_ms = ?5, won_status = ?6, won_response = ?7
-         WHERE row = ?1 AND state = 0 RETURNING webhook, lane, seq, idx, attempts,
-             lane IS NULL AND conversation IS NOT NULL",
+         WHERE row = ?1",
         params![
             row,
             txn.now.as_millis(),
@@ -138,43 +133,46 @@ fn delivered(txn: &mut Txn<'_>, row: i64, made: i64, won: Option<&Attempt>) -> r
             won.map(|a| &a.status),
             txn.seal.seal_text(Place::Response(row), won.and_then(|a| a.response.as_deref()))?,
         ],
-        Settled::read,
     )?;
-    let Some(settled) = settled else { return delivered_after_all(txn, row, made, won) };
-    drop_owed_body(txn, settled.webhook, row, keep)?;
-    if let Some(at) = txn.book.place(settled.webhook) {
+    drop_owed_body(txn, was.webhook, row, txn.options.retain_bodies)?;
+    if let Some(at) = txn.book.place(was.webhook) {
         let counts = &mut txn.book.edit(at).counts;
         less(&mut counts.owed, 1);
         counts.delivered += 1;
     }
-    next_in_lane(txn, &settled)?;
-    if settled.unordered {
+    next_in_lane(txn, &was)?;
+    if was.unordered {
         supersede::leave(txn, row, true)?;
     }
-    Ok(Some(settled.attempts))
+    Ok(Some(was.attempts + made))
 }
 
 /// A delivery was given up while its last attempt was under way, and that attempt succeeded.
-fn delivered_after_all(txn: &mut Txn<'_>, row: i64, made: i64, won: Option<&Attempt>) -> rusqlite::Result<Option<i64>> {
-    let found: Option<(i64, i64)> = txn.one(
+fn delivered_after_all(
+    txn: &mut Txn<'_>,
+    row: i64,
+    was: &Found,
+    made: i64,
+    won: Option<&Attempt>,
+) -> rusqlite::Result<i64> {
+    txn.run(
         "UPDATE delivery SET state = 1, changed_at = ?2, attempts = attempts + ?3, tries = tries + ?3, reason = NULL
-         WHERE row = ?1 AND state = 2 RETURNING webhook, attempts",
+         WHERE row = ?1",
         params![row, txn.now.as_millis(), made],
-        |r| Ok((r.get(0)?, r.get(1)?)),
     )?;
-    let Some((webhook, attempts)) = found else { return Ok(None) };
+    let attempts = was.attempts + made;
     if let Some(attempt) = won {
         record(txn, row, attempts, attempt)?;
     }
     if !txn.options.retain_bodies {
         txn.run("DELETE FROM kept_body WHERE row = ?1", [row])?;
     }
-    if let Some(at) = txn.book.place(webhook) {
+    if let Some(at) = txn.book.place(was.webhook) {
         let counts = &mut txn.book.edit(at).counts;
         less(&mut counts.dead, 1);
         counts.delivered += 1;
     }
-    Ok(Some(attempts))
+    Ok(attempts)
 }
 
 /// Gives a delivery up. `keep_body`: so that it can be sent again.
@@ -185,20 +183,24 @@ pub(super) fn dead(
     reason: &str,
     keep_body: bool,
 ) -> rusqlite::Result<Option<i64>> {
-    let Some(settled) = leave_owed(txn, row, made, DEAD, Some(clip(reason, limits::REASON_BYTES)))? else {
-        return Ok(None);
-    };
-    drop_owed_body(txn, settled.webhook, row, keep_body)?;
-    if let Some(at) = txn.book.place(settled.webhook) {
+    let Some(was) = find(txn, row)?.filter(|was| was.state == OWED) else { return Ok(None) };
+    txn.run(
+        "UPDATE delivery SET state = 2, ready = 0, changed_at = ?2, attempts = attempts + ?3, tries = tries + ?3,
+             reason = ?4
+         WHERE row = ?1",
+        params![row, txn.now.as_millis(), made, clip(reason, limits::REASON_BYTES)],
+    )?;
+    drop_owed_body(txn, was.webhook, row, keep_body)?;
+    if let Some(at) = txn.book.place(was.webhook) {
         let counts = &mut txn.book.edit(at).counts;
         less(&mut counts.owed, 1);
         counts.dead += 1;
     }
-    next_in_lane(txn, &settled)?;
-    if settled.unordered {
+    next_in_lane(txn, &was)?;
+    if was.unordered {
         supersede::leave(txn, row, false)?;
     }
-    Ok(Some(settled.attempts))
+    Ok(Some(was.attempts + made))
 }
 
 /// Gives a delivery up whose payload is sealed and cannot be opened. It keeps the payload, in case that the store is mended.
@@ -216,12 +218,13 @@ pub(super) fn unreadable(txn: &mut Txn<'_>, closed: &Closed) -> rusqlite::Result
 }
 
 fn later(txn: &Txn<'_>, row: i64, made: i64, at: i64) -> rusqlite::Result<Option<i64>> {
-    txn.one(
+    let Some(was) = find(txn, row)?.filter(|was| was.state == OWED) else { return Ok(None) };
+    txn.run(
         "UPDATE delivery SET next_at = ?2, changed_at = ?3, attempts = attempts + ?4, tries = tries + ?4
-         WHERE row = ?1 AND state = 0 RETURNING attempts",
+         WHERE row = ?1",
         params![row, at, txn.now.as_millis(), made],
-        |r| r.get(0),
-    )
+    )?;
+    Ok(Some(was.attempts + made))
 }
 
 fn drop_owed_body(txn: &Txn<'_>, webhook: i64, row: i64, keep: bool) -> rusqlite::Result<()> {

@@ -1,9 +1,10 @@
-//! What every room that writes works with: the open transaction, the book, and what follows from the commit. Begins and
-//! ends no transaction itself.
+//! What every room that writes works with: the open transaction, the book, and what follows from the commit. Ends no
+//! transaction itself.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{CachedStatement, Connection, OptionalExtension};
 
 use super::ledger::Book;
 use super::seal::Seal;
@@ -40,9 +41,35 @@ pub(super) enum Draft {
     Stored(i64),
 }
 
+/// The statements that a transaction has used so far. The connection keeps them over transactions, by their text; here they
+/// are found by the place of that text, which takes next to nothing.
+#[derive(Default)]
+struct Statements<'a>(RefCell<Vec<(&'static str, Option<CachedStatement<'a>>)>>);
+
+impl<'a> Statements<'a> {
+    /// One of them, taken out while it is in use, and its place.
+    fn take(&self, conn: &'a Connection, sql: &'static str) -> rusqlite::Result<(usize, CachedStatement<'a>)> {
+        let mut all = self.0.borrow_mut();
+        let at = all.iter().position(|(text, _)| std::ptr::eq(*text, sql)).unwrap_or_else(|| {
+            all.push((sql, None));
+            all.len() - 1
+        });
+        let statement = match all[at].1.take() {
+            Some(statement) => statement,
+            None => conn.prepare_cached(sql)?,
+        };
+        Ok((at, statement))
+    }
+
+    fn put_back(&self, at: usize, statement: CachedStatement<'a>) {
+        self.0.borrow_mut()[at].1 = Some(statement);
+    }
+}
+
 /// One transaction on its way.
 pub(super) struct Txn<'a> {
     pub(super) conn: &'a Connection,
+    statements: Statements<'a>,
     pub(super) book: &'a mut Book,
     pub(super) options: &'a Options,
     pub(super) seal: &'a Seal,
@@ -62,20 +89,53 @@ pub(super) struct Txn<'a> {
     pub(super) unreadable: Vec<(Arc<str>, String, String)>,
 }
 
-impl Txn<'_> {
+impl<'a> Txn<'a> {
+    /// Begins one. `announce`: whether anybody takes ready deliveries.
+    pub(super) fn begin(
+        conn: &'a Connection,
+        book: &'a mut Book,
+        (options, seal): (&'a Options, &'a Seal),
+        now: Timestamp,
+        announce: bool,
+    ) -> rusqlite::Result<Self> {
+        let txn = Self {
+            conn,
+            statements: Statements::default(),
+            book,
+            options,
+            seal,
+            now,
+            announce,
+            drafts: Vec::new(),
+            purged: 0,
+            dropped: Vec::new(),
+            resumed: Vec::new(),
+            superseded: Vec::new(),
+            unreadable: Vec::new(),
+        };
+        txn.run("BEGIN IMMEDIATE", [])?;
+        Ok(txn)
+    }
+
     /// Runs one prepared statement.
-    pub(super) fn run(&self, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<usize> {
-        self.conn.prepare_cached(sql)?.execute(params)
+    pub(super) fn run(&self, sql: &'static str, params: impl rusqlite::Params) -> rusqlite::Result<usize> {
+        let (at, mut statement) = self.statements.take(self.conn, sql)?;
+        let changed = statement.execute(params)?;
+        self.statements.put_back(at, statement);
+        Ok(changed)
     }
 
     /// Queries at most one row.
     pub(super) fn one<T>(
         &self,
-        sql: &str,
+        sql: &'static str,
         params: impl rusqlite::Params,
         read: impl FnOnce(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<Option<T>> {
-        self.conn.prepare_cached(sql)?.query_row(params, read).optional()
+        let (at, mut statement) = self.statements.take(self.conn, sql)?;
+        let found = statement.query_row(params, read).optional()?;
+        self.statements.put_back(at, statement);
+        Ok(found)
     }
 
     /// Announces a stored delivery after the commit.

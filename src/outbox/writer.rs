@@ -300,23 +300,11 @@ impl Writer {
     /// One transaction with all of `work`.
     fn transact(&mut self, work: &[Command], care: Care) -> Result<Done, Stop> {
         let Ok(store) = &mut self.store else { return Err(Stop::Store(rusqlite::Error::InvalidQuery)) };
-        let mut txn = Txn {
-            conn: &store.conn,
-            book: &mut store.book,
-            options: &self.options,
-            seal: &self.shared.seal,
-            now: self.clock.now(),
-            announce: self.announcer.wanted(&self.shared),
-            drafts: Vec::new(),
-            purged: 0,
-            dropped: Vec::new(),
-            resumed: Vec::new(),
-            superseded: Vec::new(),
-            unreadable: Vec::new(),
-        };
+        let announce = self.announcer.wanted(&self.shared);
+        let with = (&self.options, &self.shared.seal);
+        let mut txn = Txn::begin(&store.conn, &mut store.book, with, self.clock.now(), announce)?;
         let mut replies = Vec::with_capacity(work.len());
         let mut full = None;
-        txn.run("BEGIN IMMEDIATE", [])?;
         for command in work {
             replies.push(apply_one(&mut txn, &mut store.space, command, care, &mut full)?);
         }
