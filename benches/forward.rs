@@ -52,15 +52,13 @@ const ROUNDS: usize = 5;
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    match args.get(1).map(String::as_str) {
-        Some("bare") => runtime.block_on(bare(&args[2], &args[3])),
-        _ => {
-            let only = std::env::var("SIDEHOOK_BENCH_HTTP").ok();
-            for version in
-                [Version::Http2, Version::Http1].into_iter().filter(|v| only.as_ref().is_none_or(|o| o == v.name()))
-            {
-                runtime.block_on(bench(version));
-            }
+    if args.get(1).is_some_and(|arg| arg == "bare") {
+        return runtime.block_on(bare(&args[2], &args[3]));
+    }
+    let only = std::env::var("SIDEHOOK_BENCH_HTTP").ok();
+    for version in [Version::Http2, Version::Http1] {
+        if only.as_ref().is_none_or(|only| only == version.name()) {
+            runtime.block_on(bench(version));
         }
     }
 }

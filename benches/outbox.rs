@@ -108,7 +108,7 @@ async fn outbox(time: Duration) -> (u64, u64, Duration, u64) {
     for caller in callers {
         events += caller.await.unwrap();
     }
-    let (used, written) = (writers() - before, written_bytes() - written);
+    let (used, written) = (writers().saturating_sub(before), written_bytes() - written);
     let transactions = outbox.transactions() - transactions;
     // All of them are free again once everything is settled.
     drop(unsettled.acquire_many(UNSETTLED as u32).await.unwrap());

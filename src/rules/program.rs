@@ -341,9 +341,7 @@ impl<'a> Run<'a> {
         if given.is_unit() {
             return Ok(Outcome::Filtered(FilteredBy::Transform));
         }
-        let thawed = view::thaw(&given);
-        let thawed = thawed.map_err(|error| fault(rule, "transform", "size", error.to_string()))?;
-        let items = if thawed.is_array() { thawed.into_array().unwrap_or_default() } else { vec![given] };
+        let items = view::items_of(given).map_err(|error| fault(rule, "transform", "size", error.to_string()))?;
         if items.is_empty() {
             return Ok(Outcome::Filtered(FilteredBy::Transform));
         }
@@ -364,7 +362,8 @@ impl<'a> Run<'a> {
                 );
                 return Err(fault(rule, "transform", "type", message));
             }
-            let mut body = Vec::new();
+            // Most payloads are what params made, more or less.
+            let mut body = Vec::with_capacity(origin.weight() + 128);
             render::to_json(item, Some(origin), &name, &mut body)
                 .map_err(|(kind, text)| fault(rule, "transform", kind, text))?;
             total += body.len();

@@ -144,6 +144,14 @@ pub(super) fn thaw(value: &Dynamic) -> Fallible<Dynamic> {
     Ok(value.clone())
 }
 
+/// The items of an array or of a view of one; of anything else itself alone.
+pub(super) fn items_of(value: Dynamic) -> Fallible<Vec<Dynamic>> {
+    if let Some(list) = value.read_lock::<ListView>() {
+        return list.thaw();
+    }
+    Ok(if value.is_array() { value.into_array().unwrap_or_default() } else { vec![value] })
+}
+
 /// Whether a value that is written back is the one that was read: the chain `event.a.b.len()` writes `a` back into
 /// `event`, which is no change.
 pub(super) fn unchanged(old: Option<&Json>, new: &Dynamic) -> bool {
