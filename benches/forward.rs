@@ -57,6 +57,7 @@ fn main() {
         return runtime.block_on(bare(&args[2], &args[3]));
     }
     let only = std::env::var("SIDEHOOK_BENCH_HTTP").ok();
+    assert!(matches!(only.as_deref(), None | Some("2" | "1.1")), "SIDEHOOK_BENCH_HTTP is 2 or 1.1");
     for version in [Version::Http2, Version::Http1] {
         if only.as_ref().is_none_or(|only| only == version.name()) {
             runtime.block_on(bench(version));

@@ -155,9 +155,8 @@ pub const RULE_TIMEOUTS: u32 = 5;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Addresses of one host that are tried.
 pub const ADDRESSES_TRIED: usize = 8;
-/// How long an unused connection is kept; below the 60 s after which many servers close theirs. As many are kept as were
-/// in use at once, which `concurrency` and [`CONNECTIONS`] bound: of fewer, busy hours would close some after every request
-/// only to dial them anew.
+/// How long an unused connection is kept; below the 60 s after which many servers close theirs. As many are kept as may be
+/// under way at once: of a webhook its `concurrency`, of a relay [`RELAY_CONNECTIONS`].
 pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// Requests that the local receiver keeps for its reader.
 pub const RECEIVED_REQUESTS: usize = 64;

@@ -61,7 +61,9 @@ impl Calls {
                 Arc::clone(ways.guard.insert(Arc::new(guard)))
             }
         };
-        let to = Destination { url: &analysis.url, tls: &analysis.tls, auth: analysis.auth.as_ref() };
+        let auth = analysis.auth.as_ref();
+        let at_once = limits::ANALYSED_AT_ONCE;
+        let to = Destination { url: &analysis.url, tls: &analysis.tls, auth, at_once };
         let identity = to.identity();
         if let Some((known, way)) = ways.known.get(&analysis.name)
             && *known == identity

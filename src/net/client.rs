@@ -51,13 +51,15 @@ pub struct Failure {
 }
 
 impl Client {
-    /// A client for destinations that share these TLS settings. `guard` is asked about every address it dials.
-    pub fn new(tls: &Tls, guard: Arc<Guard>) -> Result<Self, TlsError> {
-        Self::with_names(tls, guard, Names::System)
+    /// A client for destinations that share these TLS settings. `guard` is asked about every address it dials. Of
+    /// HTTP/1.1 connections `at_once` are kept while unused, as many as its user has under way at once: of fewer, some would
+    /// be closed after every request only to be dialled anew.
+    pub fn new(tls: &Tls, guard: Arc<Guard>, at_once: usize) -> Result<Self, TlsError> {
+        Self::with_names(tls, guard, at_once, Names::System)
     }
 
     /// With another resolver.
-    pub(super) fn with_names(tls: &Tls, guard: Arc<Guard>, names: Names) -> Result<Self, TlsError> {
+    pub(super) fn with_names(tls: &Tls, guard: Arc<Guard>, at_once: usize, names: Names) -> Result<Self, TlsError> {
         let server_name = match &tls.server_name {
             None => None,
             Some(name) => Some(
@@ -70,6 +72,7 @@ impl Client {
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(limits::POOL_IDLE_TIMEOUT)
+            .pool_max_idle_per_host(at_once)
             .http1_max_buf_size(limits::HEADER_BYTES)
             .http2_max_header_list_size(u32::try_from(limits::HEADER_BYTES).unwrap_or(u32::MAX))
             .http2_keep_alive_interval(Duration::from_secs(20))

@@ -22,6 +22,7 @@ use crate::limits;
 use crate::secret::Secret;
 use crate::sign::{Signer, SigningKey, VerifyKey};
 
+const AT_ONCE: usize = 64;
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 fn guard(egress: &Egress) -> Arc<Guard> {
@@ -29,7 +30,7 @@ fn guard(egress: &Egress) -> Arc<Guard> {
 }
 
 fn plain_client() -> Client {
-    Client::new(&Tls::default(), guard(&Egress { allow_http: true, ..Egress::default() })).expect("a client")
+    Client::new(&Tls::default(), guard(&Egress { allow_http: true, ..Egress::default() }), AT_ONCE).expect("a client")
 }
 
 fn post(url: &str) -> Request<Full<Bytes>> {
@@ -100,7 +101,7 @@ async fn speak(mut stream: TcpStream, answer: &'static [u8], then: Then) {
 #[tokio::test]
 async fn signed_over_http2_with_tls_and_one_connection_for_many() {
     let (addr, tls, mut received, _stop) = tls_receiver(&["localhost", "127.0.0.1"]).await;
-    let client = Client::new(&tls, guard(&Egress::default())).expect("a client");
+    let client = Client::new(&tls, guard(&Egress::default()), AT_ONCE).expect("a client");
     let signer = Signer::Standard(vec![SigningKey::parse(&Secret::new(SECRET)).expect("a key")]);
     for (host, signed) in [("localhost", true), ("127.0.0.1", true), ("localhost", false)] {
         let mut request = post(&format!("https://{host}:{}/a?b=c", addr.port()));
@@ -116,7 +117,6 @@ async fn signed_over_http2_with_tls_and_one_connection_for_many() {
 
 #[tokio::test]
 async fn http1_connections_are_used_again_however_many_there_are() {
-    const AT_ONCE: usize = 64;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let url = format!("http://{}/hook", listener.local_addr().expect("bound"));
     let connections = Arc::new(AtomicUsize::new(0));
@@ -160,7 +160,7 @@ async fn certificates_are_checked_and_the_message_helps() {
         (Tls { server_name: Some("hooks.internal".into()), ..tls.clone() }, None),
         (Tls { server_name: Some("hooks.internal".into()), min_tls13: true, ..tls }, None),
     ] {
-        let client = Client::new(&tls, guard(&Egress::default())).expect("a client");
+        let client = Client::new(&tls, guard(&Egress::default()), AT_ONCE).expect("a client");
         match (client.send(post(&url), Duration::from_secs(20)).await, expected) {
             (Ok(answer), None) => assert_eq!(answer.status, 401),
             (Err(failure), Some(text)) => {
@@ -196,11 +196,11 @@ async fn faults_are_told_apart() {
         assert_eq!(failure.fault, fault, "{url}: {}", failure.message);
         assert!(failure.message.contains(text), "{url}: {}", failure.message);
     }
-    let strict = Client::new(&Tls::default(), guard(&Egress::default())).expect("a client");
+    let strict = Client::new(&Tls::default(), guard(&Egress::default()), AT_ONCE).expect("a client");
     let failure = strict.send(post("http://127.0.0.1:1/"), Duration::from_secs(20)).await.expect_err("http");
     assert_eq!((failure.fault, failure.message.contains("egress.allow_http")), (Fault::Denied, true));
     let deny = Egress { allow_http: true, deny: vec!["127.0.0.0/8".parse().expect("a net")], ..Egress::default() };
-    let client = Client::new(&Tls::default(), guard(&deny)).expect("a client");
+    let client = Client::new(&Tls::default(), guard(&deny), AT_ONCE).expect("a client");
     let failure = client.send(post("http://localhost:1/"), Duration::from_secs(20)).await.expect_err("denied");
     assert!(matches!(failure.fault, Fault::Denied | Fault::Connect), "{failure:?}");
 }
@@ -271,7 +271,7 @@ async fn a_name_that_leads_elsewhere_at_the_next_attempt_is_caught() {
         }
     }));
     let egress = Egress { allow_http: true, ..Egress::default() };
-    let client = Client::with_names(&Tls::default(), guard(&egress), names).expect("a client");
+    let client = Client::with_names(&Tls::default(), guard(&egress), AT_ONCE, names).expect("a client");
     for expected in
         [None, Some("169.254.169.254 is blocked by the built-in rule link-local"), Some("which leads to"), None]
     {

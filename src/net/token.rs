@@ -30,6 +30,8 @@ pub struct Destination<'a> {
     pub tls: &'a Tls,
     /// What it wants to see.
     pub auth: Option<&'a Auth>,
+    /// How many requests are under way to it at once.
+    pub at_once: usize,
 }
 
 /// What is needed to reach a destination. Cloning shares its connections and its token.
@@ -48,9 +50,9 @@ impl Destination<'_> {
             // Whether `tls.server_name` counts for the endpoint depends on the destination's host.
             Some(Auth::OAuth2(settings)) => {
                 let host = self.url.host_str().unwrap_or_default();
-                format!("{}|{}|{host}", self.tls.identity, settings.identity)
+                format!("{}|{}|{}|{host}", self.at_once, self.tls.identity, settings.identity)
             }
-            _ => self.tls.identity.clone(),
+            _ => format!("{}|{}", self.at_once, self.tls.identity),
         }
     }
 }
@@ -58,7 +60,7 @@ impl Destination<'_> {
 impl Way {
     /// The way to a destination. The token endpoint is reached under the same guard and with the same certificates.
     pub fn new(to: Destination<'_>, guard: &Arc<Guard>, clock: &Clock) -> Result<Self, TlsError> {
-        let client = Client::new(to.tls, Arc::clone(guard))?;
+        let client = Client::new(to.tls, Arc::clone(guard), to.at_once)?;
         let tokens = match to.auth {
             Some(Auth::OAuth2(settings)) => Some(Arc::new(Tokens::new(settings, to, guard, clock)?)),
             _ => None,
@@ -142,7 +144,7 @@ impl Tokens {
         // The name to verify belongs to the destination; the endpoint has it only where it is the same host.
         let same_host = settings.token_url.host_str() == to.url.host_str();
         let server_name = to.tls.server_name.clone().filter(|_| same_host);
-        let client = Client::new(&Tls { server_name, ..to.tls.clone() }, Arc::clone(guard))?;
+        let client = Client::new(&Tls { server_name, ..to.tls.clone() }, Arc::clone(guard), 1)?;
         Ok(Self {
             settings: Arc::clone(settings),
             client,

@@ -351,6 +351,8 @@ impl<'a> Run<'a> {
         }
         let mut payloads = Vec::with_capacity(items.len());
         let mut total = 0;
+        // Most payloads are what params made, more or less; several share it.
+        let room = (origin.weight() / items.len() + 128).min(limits::PAYLOAD_BYTES);
         for (i, item) in items.iter().enumerate() {
             let name = if items.len() == 1 { "payload".to_owned() } else { format!("payload {i}") };
             let is_map = item.read_lock::<Map>().is_some()
@@ -362,8 +364,7 @@ impl<'a> Run<'a> {
                 );
                 return Err(fault(rule, "transform", "type", message));
             }
-            // Most payloads are what params made, more or less.
-            let mut body = Vec::with_capacity(origin.weight() + 128);
+            let mut body = Vec::with_capacity(room);
             render::to_json(item, Some(origin), &name, &mut body)
                 .map_err(|(kind, text)| fault(rule, "transform", kind, text))?;
             total += body.len();

@@ -222,7 +222,8 @@ impl<S: Sink> SseSource<S> {
         match &self.client {
             Some((made_for, client)) if *made_for == egress => Ok(client.clone()),
             _ => {
-                let client = Client::new(&Tls::default(), Arc::new(Guard::new(&egress))).map_err(|e| e.to_string())?;
+                let client =
+                    Client::new(&Tls::default(), Arc::new(Guard::new(&egress)), 1).map_err(|e| e.to_string())?;
                 self.client = Some((egress, client.clone()));
                 Ok(client)
             }

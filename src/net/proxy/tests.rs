@@ -80,7 +80,7 @@ async fn receiver() -> (u16, Tls, CancellationToken) {
 }
 
 async fn send(url: &str, tls: &Tls, egress: &Egress) -> Result<Answer, Failure> {
-    let client = Client::new(tls, Arc::new(Guard::new(egress))).expect("a client");
+    let client = Client::new(tls, Arc::new(Guard::new(egress)), 4).expect("a client");
     let request = Request::post(url).body(Full::new(Bytes::from_static(b"{}"))).expect("a request");
     client.send(request, Duration::from_secs(20)).await
 }

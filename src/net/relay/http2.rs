@@ -51,7 +51,7 @@ impl Clients {
         let builder = || {
             let mut builder = legacy::Client::builder(TokioExecutor::new());
             builder.timer(TokioTimer::new()).pool_timer(TokioTimer::new());
-            builder.pool_idle_timeout(limits::POOL_IDLE_TIMEOUT);
+            builder.pool_idle_timeout(limits::POOL_IDLE_TIMEOUT).pool_max_idle_per_host(limits::RELAY_CONNECTIONS);
             builder.http1_preserve_header_case(true);
             builder.http2_keep_alive_interval(Duration::from_secs(30));
             builder

@@ -64,6 +64,32 @@ impl Observer for Unobserved {
 }
 
 #[tokio::test]
+async fn of_many_idle_connections_none_that_is_over_is_used_again() {
+    const MANY: usize = 300;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let port = listener.local_addr().expect("bound").port();
+    let upstream = Upstream::new("127.0.0.1", port, false).expect("an upstream");
+    let long = Duration::from_secs(60);
+    for swept in [false, true] {
+        let mut connections = Vec::new();
+        for _ in 0..MANY {
+            connections.push(upstream.connection(long).await.expect("a connection"));
+            listener.accept().await.expect("it is taken, and dropped");
+        }
+        for connection in connections {
+            upstream.keep(connection);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if swept {
+            upstream.sweep().await;
+            assert_eq!(upstream.idle(), 0);
+        }
+        assert!(!upstream.connection(long).await.expect("a connection").reused, "swept: {swept}");
+        listener.accept().await.expect("a new one");
+    }
+}
+
+#[tokio::test]
 async fn messages_pass_byte_for_byte() {
     let stage = Stage::new().await;
     let mut client = stage.client().await;

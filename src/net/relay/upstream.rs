@@ -1,6 +1,7 @@
 //! Connections to the one upstream: dialled, kept while they may serve again, and asked whether they speak HTTP/2. No egress
 //! guard stands here: the operator chose the upstream, no webhook did.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -32,7 +33,7 @@ pub struct Upstream {
     name: Option<ServerName<'static>>,
     /// Offers HTTP/1.1 only, and HTTP/2 too.
     tls: Option<[TlsConnector; 2]>,
-    idle: Mutex<Vec<Idle>>,
+    idle: Mutex<VecDeque<Idle>>,
     speaks_http2: Mutex<Option<(bool, Instant)>>,
 }
 
@@ -126,11 +127,11 @@ impl Upstream {
     /// not taken: its other end may be closing it at this moment.
     pub(super) async fn connection(&self, rested: std::time::Duration) -> io::Result<Connection> {
         loop {
-            let kept = self.lock().pop();
+            let kept = self.lock().pop_back();
             let Some(Idle { mut connection, since }) = kept else { break };
             if since.elapsed() > rested {
                 // Those below it are older still; they may do for others.
-                self.lock().push(Idle { connection, since });
+                self.lock().push_back(Idle { connection, since });
                 break;
             }
             if is_quiet(&mut connection).await {
@@ -146,20 +147,20 @@ impl Upstream {
         if connection.buffer.is_empty() {
             connection.reused = true;
             let mut idle = self.lock();
-            if idle.len() >= limits::CONNECTIONS {
-                idle.remove(0);
+            if idle.len() >= limits::RELAY_CONNECTIONS {
+                idle.pop_front();
             }
-            idle.push(Idle { connection, since: tokio::time::Instant::now() });
+            idle.push_back(Idle { connection, since: tokio::time::Instant::now() });
         }
     }
 
     /// Lets go of connections that were quiet for long or that upstream has closed.
     pub(super) async fn sweep(&self) {
         let all = std::mem::take(&mut *self.lock());
-        let mut good = Vec::with_capacity(all.len());
+        let mut good = VecDeque::with_capacity(all.len());
         for mut idle in all {
             if idle.since.elapsed() < limits::POOL_IDLE_TIMEOUT && is_quiet(&mut idle.connection).await {
-                good.push(idle);
+                good.push_back(idle);
             }
         }
         let mut idle = self.lock();
@@ -191,7 +192,13 @@ impl Upstream {
         *self.speaks_http2.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+    /// How many connections are kept.
+    #[cfg(test)]
+    pub(super) fn idle(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -199,11 +206,12 @@ impl Upstream {
 /// Whether nothing came on it, not even its end.
 async fn is_quiet(connection: &mut Connection) -> bool {
     let mut space = [0; 1];
-    poll_fn(|cx| {
+    let quiet = poll_fn(|cx| {
         let mut buffer = ReadBuf::new(&mut space);
         Poll::Ready(Pin::new(&mut connection.read).poll_read(cx, &mut buffer).is_pending())
-    })
-    .await
+    });
+    // A task that looked at many in a row would otherwise be told that nothing came, whatever did.
+    tokio::task::unconstrained(quiet).await
 }
 
 /// Says hello and looks whether the answer begins with HTTP/2 settings.

@@ -74,7 +74,7 @@ impl Server {
         std::fs::write(&path, text).expect("written");
         let generation = config::load(&path, &|_| None, &Clock::System).unwrap_or_else(|r| panic!("{r:?}"));
         let crm = &generation.webhooks["crm"];
-        let to = Destination { url: &crm.url, tls: &crm.tls, auth: crm.auth.as_ref() };
+        let to = Destination { url: &crm.url, tls: &crm.tls, auth: crm.auth.as_ref(), at_once: crm.concurrency };
         Way::new(to, &Arc::new(Guard::new(&Egress::default())), clock).expect("a way")
     }
 

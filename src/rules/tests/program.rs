@@ -169,6 +169,19 @@ fn an_array_is_one_delivery_each_with_headers_of_its_own() {
 }
 
 #[test]
+fn what_is_passed_on_as_it_came_is_in_no_limit_on_what_scripts_make() {
+    let members: Vec<String> = (0..=crate::limits::SCRIPT_MAP_MEMBERS).map(|n| format!("\"k{n}\":{n}")).collect();
+    let text = format!(r#"{{"type":"conversation.completed","data":{{{}}}}}"#, members.join(","));
+    let event = event(&text);
+    for (script, given) in [("event.data", "payload"), ("[event.data]", "array")] {
+        let program = super::program(&format!("fn transform(event, payload) {{ {script} }}"));
+        let Outcome::Payloads(payloads) = program.evaluate(&event, None) else { panic!("{given}") };
+        assert_eq!(payloads.len(), 1, "{given}");
+        assert_eq!(payloads[0].body, event.root.get("data").expect("data").to_bytes(), "{given}");
+    }
+}
+
+#[test]
 fn cloud_events_wrap_the_payload() {
     let mut program = plain(params(&[("v", "event.type")], Missing::Omit));
     program.format = Format::CloudEvents;
