@@ -412,8 +412,8 @@ async fn receive(ready: &mut Option<mpsc::Receiver<Ready>>, into: &mut Vec<Ready
     }
 }
 
-/// The lane's way to its destination; made anew when the TLS or auth settings or its concurrency are others. Its connections and its token
-/// outlive generations.
+/// The lane's way to its destination; made anew when the TLS or auth settings or its concurrency are others. Its
+/// connections and its token outlive generations.
 fn way(lane: &mut Lane, webhook: &Webhook, guard: &Arc<Guard>, clock: &Clock) -> Result<Way, String> {
     let auth = webhook.auth.as_ref();
     let to = Destination { url: &webhook.url, tls: &webhook.tls, auth, at_once: webhook.concurrency };

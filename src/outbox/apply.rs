@@ -283,11 +283,10 @@ fn analysed(txn: &mut Txn<'_>, analysed: &Analysed) -> Result<(), Refusal> {
 /// makes no second delivery.
 fn release(txn: &mut Txn<'_>, release: &Release) -> rusqlite::Result<()> {
     let wait: Option<(i64, i64, Option<i64>)> =
-        txn.one("SELECT webhook, seq, lane FROM wait WHERE row = ?1", [release.wait], |row| {
+        txn.one("DELETE FROM wait WHERE row = ?1 RETURNING webhook, seq, lane", [release.wait], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })?;
     let Some((webhook, seq, lane)) = wait else { return Ok(()) };
-    txn.run("DELETE FROM wait WHERE row = ?1", [release.wait])?;
     let Some(at) = txn.book.place(webhook) else { return Ok(()) };
     less(&mut txn.book.edit(at).counts.waiting, 1);
     if let Some(lane) = lane {

@@ -29,7 +29,7 @@ struct Found {
     unordered: bool,
 }
 
-/// Looks before anything is written: with `RETURNING` SQLite takes a copy of every page that the statement touches, to be able to
+/// Looks before anything is written: an `UPDATE` with `RETURNING` has `SQLite` copy every page that it touches, to be able to
 /// undo it alone.
 fn find(txn: &Txn<'_>, row: i64) -> rusqlite::Result<Option<Found>> {
     txn.one(

@@ -26,12 +26,8 @@ pub(super) fn enter(txn: &Txn<'_>, row: i64, event_type: &str, key: i64) -> rusq
 /// Forgets a delivery without order that is settled; an end that was delivered gives up the begins before it.
 pub(super) fn leave(txn: &mut Txn<'_>, row: i64, delivered: bool) -> rusqlite::Result<()> {
     let left: Option<(i64, bool)> =
-        txn.one("SELECT key, begins FROM unordered WHERE row = ?1", [row], |r| Ok((r.get(0)?, r.get(1)?)))?;
-    let Some((key, begins)) = left else { return Ok(()) };
-    txn.run("DELETE FROM unordered WHERE row = ?1", [row])?;
-    if begins || !delivered {
-        return Ok(());
-    }
+        txn.one("DELETE FROM unordered WHERE row = ?1 RETURNING key, begins", [row], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    let Some((key, false)) = left.filter(|_| delivered) else { return Ok(()) };
     let stale: Vec<i64> = {
         let mut begins =
             txn.conn.prepare_cached("SELECT row FROM unordered WHERE key = ?1 AND begins = 1 AND row < ?2")?;
