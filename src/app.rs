@@ -1,6 +1,7 @@
 //! The only place that wires: build (bind) → serve → drain.
 
 mod sources;
+mod threads;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,7 @@ use crate::shutdown::Shutdown;
 use crate::source::exec::{self, ExecError, Exit, Forward};
 use crate::source::file::FileError;
 use crate::telemetry;
+use threads::Threads;
 
 /// How long what is told to let go may take to do so.
 const LET_GO: Duration = Duration::from_secs(1);
@@ -43,6 +45,9 @@ pub enum StartError {
     /// The outbox refused to take note of the webhooks.
     #[error("the outbox could not be prepared")]
     Prepare(#[from] CommitError),
+    /// There are no threads for deliveries.
+    #[error("the threads that deliver cannot be started; raise the limits on open files and threads")]
+    Threads(#[source] std::io::Error),
     /// A proxy's upstream cannot be used.
     #[error("{what}")]
     Upstream {
@@ -96,6 +101,7 @@ pub struct App {
     admin_stop: CancellationToken,
     admin_thread: std::thread::JoinHandle<()>,
     dispatcher: JoinHandle<Summary>,
+    delivery: Threads,
     followers: Vec<JoinHandle<()>>,
 }
 
@@ -135,9 +141,12 @@ impl App {
         let ingest = Ingest::new(outbox.clone(), generations.clone(), clock.clone(), entropy.clone(), intake.clone());
         ingest.prepare().await?;
         let ingest = Arc::new(ingest.with_troubles(troubles.clone()));
-        let dispatcher =
+        let delivery = Threads::start().map_err(StartError::Threads)?;
+        let dispatcher = {
+            let _on = delivery.enter();
             Dispatcher::new(outbox.clone(), generations.clone(), clock.clone(), entropy.clone(), shutdown.clone())
-                .with_troubles(troubles);
+                .with_troubles(troubles)
+        };
         let wake = dispatcher.handle();
         let admin = Admin::new(Parts {
             outbox: outbox.clone(),
@@ -154,7 +163,7 @@ impl App {
 
         let opened = sources::open(&settings.sources).await?;
         let sources = opened.listening();
-        let dispatcher = tokio::spawn(dispatcher.run());
+        let dispatcher = delivery.spawn(dispatcher.run());
         let mut followers = vec![
             tokio::spawn(Arc::clone(&ingest).run_own(heard)),
             tokio::spawn(Arc::clone(&ingest).run_ends()),
@@ -186,6 +195,7 @@ impl App {
             admin_stop,
             admin_thread,
             dispatcher,
+            delivery,
             followers,
         })
     }
@@ -268,6 +278,7 @@ impl App {
                 Leftover { deliveries: 0, events: 0, exit }
             }
         };
+        drop(self.delivery);
         self.outbox.close().await;
         self.admin_stop.cancel();
         let _ = tokio::task::spawn_blocking(move || self.admin_thread.join()).await;

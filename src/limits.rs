@@ -176,6 +176,8 @@ pub const UNSETTLED_RESULTS: usize = 4096;
 pub const SETTLEMENTS_PER_COMMIT: usize = 256;
 /// Commands to the dispatcher that may wait.
 pub const DISPATCH_COMMANDS: usize = 64;
+/// Threads of one runtime for what blocks: scripts that take long, names being resolved, files.
+pub const BLOCKING_THREADS: usize = 32;
 /// Batches that one transaction of the outbox takes together.
 pub const GROUP_BATCHES: usize = 256;
 /// Commits that wait together from which the outbox lets a few more join before the next transaction.

@@ -1,9 +1,14 @@
-//! A rule that always times out costs the other webhooks little.
+//! What one part of sidehook does to the others: a rule that always times out costs the other webhooks little, and an intake
+//! that is stuck holds up no delivery.
 
 use std::time::{Duration, Instant};
 
+use sidehook::app::App;
+use sidehook::clock::{Clock, Entropy};
+use tokio_util::sync::CancellationToken;
+
 use crate::support::events::event;
-use crate::support::{Connection, Receiver, Sidehook};
+use crate::support::{Connection, Receiver, Reply, Sidehook};
 
 /// Events a second.
 const RATE: u32 = 200;
@@ -75,4 +80,25 @@ async fn a_rule_that_always_times_out_at_most_doubles_the_others_p99() {
     assert!(failed >= 5.0, "the rule timed out {failed} times");
     assert!(ratios.iter().filter(|&&good| good).count() >= 2, "the p99 more than doubled");
     assert!(receiver.requests("/never").is_empty());
+}
+
+/// The intake's only thread is this test's, which does nothing until the second attempt has arrived.
+#[tokio::test]
+async fn deliveries_go_out_while_the_intake_is_stuck() {
+    let elsewhere = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let receiver = elsewhere.spawn(Receiver::start()).await.unwrap();
+    receiver.on_each("/x", |_, n| Reply::status(if n == 0 { 503 } else { 200 }));
+    let webhook = receiver.webhook("/x", "events: [\"*\"]\nretry: {schedule: [1s, 1s]}");
+    let sidehook = Sidehook::builder().webhook("x", &webhook).prepare();
+    let app = App::start(&sidehook.config, Clock::System, Entropy::system()).await.unwrap();
+    sidehook.send(&event("evt_1", "a.b", "c")).await;
+    receiver.wait("/x", 1).await;
+    let stuck = Instant::now();
+    while receiver.requests("/x").len() < 2 {
+        assert!(stuck.elapsed() < Duration::from_secs(20), "no second attempt");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let left = app.drain(CancellationToken::new()).await;
+    assert_eq!((left.deliveries, left.events), (0, 0));
+    elsewhere.shutdown_background();
 }

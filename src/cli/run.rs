@@ -19,7 +19,7 @@ pub struct Args {}
 /// Runs until told to end.
 pub fn run(_args: &Args, config: &Path) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .max_blocking_threads(32)
+        .max_blocking_threads(limits::BLOCKING_THREADS)
         .thread_stack_size(limits::SCRIPT_STACK_BYTES)
         .enable_all()
         .build()?;
