@@ -1,5 +1,6 @@
 //! The only place that wires: build (bind) → serve → drain.
 
+mod files;
 mod sources;
 mod threads;
 
@@ -127,6 +128,7 @@ impl App {
             tracing::warn!("{warning}");
         }
         let settings = first.settings.clone();
+        files::raise_limit(&settings);
         let outbox = Outbox::open(&settings.outbox_path, options(&settings), clock.clone())?;
         outbox.set_webhooks(known(&first)).await?;
 

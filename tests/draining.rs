@@ -150,3 +150,18 @@ async fn a_taken_address_is_told_by_its_key() {
     })
     .await;
 }
+
+/// The soft limit on open files, of a sidehook with this source and 256 to begin with.
+async fn open_files(source: &str) -> u64 {
+    let limited = ["sh", "-c", "ulimit -Sn 256; exec \"$@\"", "sh"];
+    let sidehook = Sidehook::builder().main(source).wrapper(&limited).start().await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", sidehook.pid())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    line.split_whitespace().nth(3).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_limit_on_open_files_is_raised_unless_a_child_would_inherit_it() {
+    assert!(open_files("").await > 256);
+    assert_eq!(open_files("sources: {bot: {type: exec, command: [sleep, \"60\"]}}").await, 256);
+}
