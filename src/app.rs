@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, Parts};
-use crate::clock::{Clock, Entropy};
+use crate::clock::{Clock, Entropy, millis};
 use crate::config::model::{Listen, Settings};
 use crate::config::{self, Generation, Report};
 use crate::dispatch::{self, Dispatcher, Summary};
@@ -374,8 +374,4 @@ pub fn options(settings: &Settings) -> Options {
 fn at(what: &str) -> impl FnOnce(ListenError) -> StartError {
     let what = what.to_owned();
     move |source| StartError::Listen { what, source }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

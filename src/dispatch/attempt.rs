@@ -9,7 +9,7 @@ use http::Request;
 use http_body_util::Full;
 
 use super::request::{self, Unsendable};
-use crate::clock::{Clock, Entropy, Timestamp};
+use crate::clock::{Clock, Entropy, Timestamp, millis};
 use crate::config::Webhook;
 use crate::delivery::{Fault, Judgement, Outcome, judge, parse_retry_after};
 use crate::event::own::{Trouble, is_own};
@@ -138,8 +138,7 @@ impl Called {
         let (verdict, standing) = follow(&webhook, &parcel, judgement, now, &status);
         let trouble = trouble(&webhook, &parcel, &verdict, standing.as_ref());
         // An attempt that never left is not counted as one, but its error is what the operator needs to see.
-        let attempt =
-            Attempt { at, status, error, duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX), response };
+        let attempt = Attempt { at, status, error, duration_ms: millis(took), response };
         let settlement = Settlement { row: parcel.row, attempt: Some(attempt), verdict };
         Handled { settlement, standing, outcome, retry_after, trouble }
     }

@@ -17,6 +17,7 @@ use rustls_pki_types::ServerName;
 use super::connector::{ConnectError, Connector, Names};
 use super::guard::Guard;
 use super::tls::{TlsError, client_config};
+use crate::clock::millis;
 use crate::config::model::Tls;
 use crate::delivery::Fault;
 use crate::limits;
@@ -93,7 +94,7 @@ impl Client {
         let answer = tokio::time::timeout(timeout, self.inner.request(request)).await;
         let answer = answer.map_err(|_| Failure {
             fault: Fault::Timeout,
-            message: format!("an answer did not come within {timeout:?}"),
+            message: format!("an answer did not come within {}", shown(timeout)),
         })?;
         let (head, body) = answer.map_err(|e| failure(&e))?.into_parts();
         let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -120,11 +121,16 @@ impl Client {
                 let missing = if head.is_some() { "the end of the answer's body" } else { "an answer" };
                 refusal(head).ok_or_else(|| Failure {
                     fault: Fault::Timeout,
-                    message: format!("{missing} did not come within {timeout:?}"),
+                    message: format!("{missing} did not come within {}", shown(timeout)),
                 })
             }
         }
     }
+}
+
+/// A time limit as it is told: what is left of one has more digits than anybody wants.
+pub(super) fn shown(limit: Duration) -> String {
+    format!("{:?}", Duration::from_millis(millis(limit)))
 }
 
 /// An answer whose body is read as it comes. Dropping it ends the exchange.

@@ -287,3 +287,11 @@ async fn a_name_that_leads_elsewhere_at_the_next_attempt_is_caught() {
     }
     assert_eq!(count.load(Ordering::SeqCst), 2, "only allowed addresses are dialled");
 }
+
+#[test]
+fn a_time_limit_is_told_without_the_digits_nobody_wants() {
+    let told = |micros| client::shown(Duration::from_micros(micros));
+    assert_eq!(told(2_000_000), "2s");
+    assert_eq!(told(1_998_734), "1.998s");
+    assert_eq!(told(249_999), "249ms");
+}

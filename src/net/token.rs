@@ -13,7 +13,7 @@ use http::{HeaderValue, Request};
 use http_body_util::Full;
 use tokio::sync::Mutex;
 
-use super::client::{AGENT, Answer, Client, Failure};
+use super::client::{AGENT, Answer, Client, Failure, shown};
 use super::guard::Guard;
 use super::tls::TlsError;
 use crate::clock::{Clock, Timestamp};
@@ -161,7 +161,7 @@ impl Tokens {
         let round = self.rounds.load(Ordering::SeqCst);
         let started = self.clock.instant();
         let Ok(mut state) = tokio::time::timeout(left, self.state.lock()).await else {
-            return Err(self.failure(&format!("it did not answer within {left:?}")));
+            return Err(self.failure(&format!("it did not answer within {}", shown(left))));
         };
         let now = self.clock.now();
         let usable = state.token.clone().filter(|token| {

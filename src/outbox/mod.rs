@@ -1,7 +1,7 @@
 //! The durable store of deliveries. The only module that knows which store it is: `SQLite`, written by one thread.
 //!
 //! Rooms: `types` and `views` are what crosses the seam, in and out; `schema` and `lock` open the store; `command` is what
-//! it is asked, `writer` owns it, groups commits and latches on failure, `checkpoint` copies its log beside it; `txn` is one
+//! it is asked, `writer` groups commits and latches on failure, `store` is what it writes to, `checkpoint` copies its log beside it; `txn` is one
 //! transaction, filled by `apply` (batches), `conversation`, `lane` (order), `settle`, `supersede` and `retry` (results),
 //! `space` (the size limit) and `retention` (age); `seal` is what is encrypted; `ledger` counts; `announce` hands ready deliveries on; `read`, `open` and
 //! `list` look beside the writer, `inspect` at a copy.
@@ -24,6 +24,7 @@ mod schema;
 mod seal;
 mod settle;
 mod space;
+mod store;
 mod supersede;
 #[cfg(test)]
 mod tests;

@@ -1,114 +1,27 @@
 //! The one thread that writes. It takes everything that waits, makes it one transaction, and answers after the commit.
 //! When the store fails it latches: it refuses at once, opens the store again with backoff, and goes on.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::ErrorCode;
 use tokio::sync::mpsc;
 
 use super::announce::Announcer;
-use super::checkpoint::{self, Checkpointer};
 use super::command::{Command, Job, Reply, answer, refuse};
 use super::ledger::Book;
 use super::retention::Retention;
-use super::seal::{KeyId, Seal};
 use super::space::{self, Space};
+use super::store::Store;
 use super::txn::{Refusal, Txn};
 use super::types::{Batch, CommitError, Options, Ready, Receipt};
 use super::{Health, OutboxError, Shared, apply, lock::Lock, retry, schema, settle};
-use crate::clock::Clock;
+use crate::clock::{Clock, millis};
 use crate::limits;
 use crate::telemetry::outbox as facts;
-
-/// An open store with what is remembered of it.
-struct Store {
-    conn: Connection,
-    book: Book,
-    space: Space,
-    wal_pages: Arc<AtomicI32>,
-    /// How many there were when the last copying of them began, and when commits last waited for one.
-    copied_pages: i32,
-    waited_pages: i32,
-    checkpointer: Checkpointer,
-    /// The key that seals, once the store knows of it.
-    sealing: Option<KeyId>,
-}
-
-impl Store {
-    fn open(dir: &Path, seal: &Seal, after_failure: bool) -> Result<Self, OutboxError> {
-        let mut conn = schema::open_writer(dir, after_failure)?;
-        seal.check(&conn, &schema::file(dir))?;
-        let explain = |e: &rusqlite::Error| schema::explain(&schema::file(dir), e);
-        // The writer copies the log itself, after it has answered, instead of SQLite within a commit.
-        let wal_pages = Arc::new(AtomicI32::new(0));
-        let pages = Arc::clone(&wal_pages);
-        conn.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, count: i32| {
-            pages.store(count, Ordering::Relaxed);
-            Ok(())
-        }))
-        .map_err(|e| explain(&e))?;
-        let book = Book::load(&conn).map_err(|e| explain(&e))?;
-        let space = Space::new(space::used(&conn).map_err(|e| explain(&e))?);
-        Ok(Self {
-            conn,
-            book,
-            space,
-            wal_pages,
-            copied_pages: 0,
-            waited_pages: 0,
-            checkpointer: Checkpointer::default(),
-            sealing: None,
-        })
-    }
-
-    fn log_holds_something(&self) -> bool {
-        self.wal_pages.load(Ordering::Relaxed) > 0
-    }
-
-    /// Copies the log and cuts its file to nothing. Where a reader is in the way, the next time will do.
-    fn empty_log(&mut self) -> rusqlite::Result<()> {
-        if self.checkpointer.under_way()? {
-            return Ok(());
-        }
-        self.conn.busy_timeout(Duration::ZERO)?;
-        let emptied = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
-        self.conn.busy_timeout(schema::BUSY_TIMEOUT)?;
-        if emptied? == 0 {
-            self.wal_pages.store(0, Ordering::Relaxed);
-            (self.copied_pages, self.waited_pages) = (0, 0);
-        }
-        Ok(())
-    }
-
-    /// Has the log copied into the store as it grows, beside the commits. Where they never pause some of it is always
-    /// uncopied; so when it is long they wait for that little, and it begins anew.
-    fn checkpoint(&mut self, dir: &Path) -> rusqlite::Result<()> {
-        let under_way = self.checkpointer.under_way()?;
-        let pages = self.wal_pages.load(Ordering::Relaxed);
-        if pages < self.copied_pages {
-            (self.copied_pages, self.waited_pages) = (0, 0); // It began anew.
-        }
-        if under_way {
-            return Ok(());
-        }
-        let uncopied = pages - self.copied_pages;
-        // A reader that stays on an old state keeps the log from beginning anew: then not every commit tries.
-        let long = pages >= limits::LOG_PAGES.max(self.waited_pages + limits::CHECKPOINT_PAGES);
-        if long && (uncopied < limits::CHECKPOINT_PAGES || pages >= 2 * limits::LOG_PAGES) {
-            (self.copied_pages, self.waited_pages) = (pages, pages);
-            checkpoint::copy(&self.conn)
-        } else if uncopied >= limits::CHECKPOINT_PAGES {
-            self.copied_pages = pages;
-            self.checkpointer.begin(dir)
-        } else {
-            Ok(())
-        }
-    }
-}
 
 /// The failed state.
 struct Latch {
@@ -390,7 +303,7 @@ impl Writer {
                 latch.backoff = (latch.backoff * 2).min(limits::REOPEN_BACKOFF.1);
                 latch.try_at = self.clock.instant() + latch.backoff;
                 latch.why = error.to_string();
-                facts::ReopenFailed { error: &latch.why, retry_ms: latch.backoff.as_millis() }.emit();
+                facts::ReopenFailed { error: &latch.why, retry_ms: millis(latch.backoff) }.emit();
             }
         }
     }
@@ -415,11 +328,8 @@ impl Writer {
     }
 
     fn end(self) {
-        if let Ok(mut store) = self.store {
-            // The thread's connection would keep some of the log in use.
-            store.checkpointer = Checkpointer::default();
-            // What fails here is in the log, and is copied at the next opening.
-            let _ = store.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        if let Ok(store) = self.store {
+            store.close();
         }
     }
 }

@@ -10,7 +10,7 @@ use super::hmac::HmacVerifier;
 use super::livekit::LiveKit;
 use super::verify::{VerifyError, verify};
 use super::{ID, SIGNATURE, TIMESTAMP, VerifyKey};
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, millis};
 
 /// Signatures of one header that are looked at, so that a hostile header costs little.
 pub(super) const SIGNATURES: usize = 64;
@@ -105,7 +105,7 @@ pub(super) fn header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'
 pub(super) fn within(at: Timestamp, now: Timestamp, tolerance: Duration) -> Result<(), InboundError> {
     let off = now.as_millis().saturating_sub(at.as_millis());
     let seconds = off.unsigned_abs().div_ceil(1000);
-    if off.unsigned_abs() <= u64::try_from(tolerance.as_millis()).unwrap_or(u64::MAX) {
+    if off.unsigned_abs() <= millis(tolerance) {
         Ok(())
     } else if off > 0 {
         Err(InboundError::TooOld(seconds))

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::event_stream::{Parser, Said};
 use super::feed::{Batch, Feed, Message, Patience, Place, Raw};
 use super::{EndReason, Sink, StreamEnd, StreamId};
-use crate::clock::Entropy;
+use crate::clock::{Entropy, millis};
 use crate::config::model::{Egress, Tls};
 use crate::config::sources::is_loopback;
 use crate::limits;
@@ -331,10 +331,6 @@ fn hash(url: &url::Url) -> String {
         let _ = write!(out, "{byte:02x}");
         out
     })
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

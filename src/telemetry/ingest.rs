@@ -228,7 +228,7 @@ impl AnalysisCalled<'_> {
         metrics::counter!("sidehook_analyses_total", "analysis" => analysis.to_owned(), "outcome" => outcome)
             .increment(1);
         if let Some(error) = error {
-            let took_ms = took.as_millis();
+            let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
             tracing::warn!(
                 analysis,
                 conversation,

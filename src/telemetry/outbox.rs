@@ -20,7 +20,7 @@ pub struct ReopenFailed<'a> {
     /// What the store said.
     pub error: &'a str,
     /// Milliseconds until the next attempt.
-    pub retry_ms: u128,
+    pub retry_ms: u64,
 }
 
 impl ReopenFailed<'_> {
