@@ -19,6 +19,8 @@ impl Threads {
         let runtime = Builder::new_multi_thread()
             .thread_name("delivery")
             .worker_threads(cores.div_ceil(2))
+            // No script runs here, but a webhook's last holder may be here, and values of scripts are let go level by level.
+            .thread_stack_size(limits::SCRIPT_STACK_BYTES)
             .max_blocking_threads(limits::BLOCKING_THREADS)
             .enable_all()
             .build()?;
