@@ -158,6 +158,8 @@ pub const ADDRESSES_TRIED: usize = 8;
 /// How long an unused connection is kept; below the 60 s after which many servers close theirs. As many are kept as may be
 /// under way at once: of a webhook its `concurrency`, of a relay [`RELAY_CONNECTIONS`].
 pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+/// What an HTTP/2 connection to a destination has written and keeps for its next turn, to send it together.
+pub const GATHERED_BYTES: usize = 64 * 1024;
 /// Requests that the local receiver keeps for its reader.
 pub const RECEIVED_REQUESTS: usize = 64;
 /// Largest body that the local receiver takes.

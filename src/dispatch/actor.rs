@@ -81,6 +81,7 @@ enum Event {
     Refilled(Arc<str>, Result<Refill, OutboxError>),
     Generation,
     Health,
+    LeftOut,
     Command(Command),
     Woken,
     Draining,
@@ -168,6 +169,7 @@ impl Dispatcher {
                 Some(Ok((webhook, refill))) = self.refills.join_next() => Event::Refilled(webhook, refill),
                 Ok(()) = self.generations.changed() => Event::Generation,
                 Ok(()) = health.changed() => Event::Health,
+                () = self.outbox.left_out() => Event::LeftOut,
                 Some(command) = self.commands.recv() => Event::Command(command),
                 () = tokio::time::sleep(sleep) => Event::Woken,
             };
@@ -189,6 +191,7 @@ impl Dispatcher {
                 Event::Refilled(webhook, refill) => self.refilled(&webhook, refill),
                 Event::Generation => self.take_generation(),
                 Event::Health => self.store_works = !matches!(*health.borrow_and_update(), Health::Failed(_)),
+                Event::LeftOut => self.suspect_backlog(self.clock.now()),
                 Event::Command(command) => self.obey(command),
                 Event::Woken => {}
                 Event::Draining => draining = true,
@@ -387,14 +390,18 @@ impl Dispatcher {
         }
     }
 
-    /// Where not all was announced the store itself is asked, and once in a while in any case.
+    /// Once in a while the store is asked whatever was announced.
     fn look_around(&mut self, now: Timestamp) {
         // A clock that was set back must not put this off.
         self.looked_at = self.looked_at.min(now);
-        if self.outbox.left_some_out() || now.since(self.looked_at) >= limits::REFILL_EVERY {
-            self.looked_at = now;
-            self.lanes.values_mut().for_each(Lane::suspect_backlog);
+        if now.since(self.looked_at) >= limits::REFILL_EVERY {
+            self.suspect_backlog(now);
         }
+    }
+
+    fn suspect_backlog(&mut self, now: Timestamp) {
+        self.looked_at = now;
+        self.lanes.values_mut().for_each(Lane::suspect_backlog);
     }
 
     fn sleep(&self, now: Timestamp) -> Duration {

@@ -18,6 +18,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::either::Either;
+use super::gathered::Gathered;
 use super::guard::{Denied, Guard};
 use super::proxy::{self, TunnelError};
 use crate::config::model::Proxy;
@@ -71,7 +72,7 @@ pub(super) enum Names {
 }
 
 impl tower_service::Service<Uri> for Connector {
-    type Response = TokioIo<Transport>;
+    type Response = TokioIo<Outgoing>;
     type Error = ConnectError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
 
@@ -93,7 +94,7 @@ impl tower_service::Service<Uri> for Connector {
 }
 
 impl Connector {
-    async fn connect(&self, uri: &Uri, host: &str) -> Result<Transport, ConnectError> {
+    async fn connect(&self, uri: &Uri, host: &str) -> Result<Outgoing, ConnectError> {
         let denied = |denied| ConnectError::Denied { host: host.to_owned(), denied };
         self.guard.check_scheme(uri.scheme_str()).map_err(denied)?;
         let secure = uri.scheme_str() == Some("https");
@@ -104,7 +105,7 @@ impl Connector {
         };
         let _ = stream.set_nodelay(true);
         if !secure {
-            return Ok(Either::A(stream));
+            return Ok(Either::A(Either::A(stream)));
         }
         let name = match &self.server_name {
             Some(name) => name.clone(),
@@ -112,7 +113,11 @@ impl Connector {
         };
         let shaken = self.tls.connect(name, stream).await;
         let stream = shaken.map_err(|source| ConnectError::Tls { host: host.to_owned(), source })?;
-        Ok(Either::B(Box::new(stream)))
+        Ok(if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            Either::B(Box::new(Gathered::new(stream)))
+        } else {
+            Either::A(Either::B(Box::new(stream)))
+        })
     }
 
     /// All addresses of a host, as the system gives them.
@@ -209,7 +214,7 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// A connection to a destination, plain or with TLS.
+/// A connection, plain or with TLS.
 pub(super) type Transport = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 impl Connection for Transport {
@@ -217,6 +222,18 @@ impl Connection for Transport {
         match self {
             Self::B(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => Connected::new().negotiated_h2(),
             _ => Connected::new(),
+        }
+    }
+}
+
+/// A connection to a destination: for HTTP/1.1, or of the second kind for HTTP/2.
+pub(super) type Outgoing = Either<Transport, Box<Gathered<TlsStream<TcpStream>>>>;
+
+impl Connection for Outgoing {
+    fn connected(&self) -> Connected {
+        match self {
+            Self::A(stream) => stream.connected(),
+            Self::B(_) => Connected::new().negotiated_h2(),
         }
     }
 }

@@ -5,6 +5,7 @@ mod client;
 mod connections;
 mod connector;
 mod either;
+mod gathered;
 mod guard;
 mod linger;
 pub mod listener;

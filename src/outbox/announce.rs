@@ -109,7 +109,7 @@ impl Announcer {
     /// Sends what there is room for, after the commit that made it ready: whoever hears that something was left out finds
     /// it in the store.
     pub(super) fn send(&self, ready: Vec<Ready>, shared: &Shared) {
-        let left_out = || shared.unannounced.store(true, Ordering::Relaxed);
+        let left_out = || shared.unannounced.notify_one();
         if self.left_out.take() {
             left_out();
         }

@@ -41,7 +41,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 use crate::clock::{Clock, Timestamp};
 use crate::limits;
@@ -87,8 +87,8 @@ struct Shared {
     bytes: AtomicU64,
     transactions: AtomicU64,
     ready_taken: AtomicBool,
-    /// Something became ready and was not announced.
-    unannounced: AtomicBool,
+    /// Told when something became ready and was not announced.
+    unannounced: Notify,
     health: watch::Sender<Health>,
     seal: Seal,
 }
@@ -100,7 +100,7 @@ impl Shared {
             bytes: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             ready_taken: AtomicBool::new(false),
-            unannounced: AtomicBool::new(false),
+            unannounced: Notify::new(),
             health: watch::Sender::new(Health::Healthy),
             seal,
         }
@@ -260,12 +260,9 @@ impl Outbox {
         taken
     }
 
-    /// Whether a delivery that became ready was left out of [`Outbox::ready`] since this was last asked.
-    #[must_use]
-    pub fn left_some_out(&self) -> bool {
-        // Asked all the time, and nearly always no.
-        let unannounced = &self.inner.shared.unannounced;
-        unannounced.load(Ordering::Relaxed) && unannounced.swap(false, Ordering::Relaxed)
+    /// Waits until a delivery that became ready is left out of [`Outbox::ready`], or was since this last resolved.
+    pub async fn left_out(&self) {
+        self.inner.shared.unannounced.notified().await;
     }
 
     /// Runs on the writer's published book, or where there is no writer on one read with the same snapshot.

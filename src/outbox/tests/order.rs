@@ -1,5 +1,7 @@
 //! Order within a conversation and webhook.
 
+use futures_util::FutureExt as _;
+
 use super::*;
 
 #[tokio::test]
@@ -108,7 +110,7 @@ async fn what_does_not_fit_the_channel_is_found_by_a_look() {
     let mut ready = rig.outbox.ready().expect("the receiver");
     rig.accept(vec![rendered("small", "c", "crm")]).await;
     ready.recv().await.expect("a delivery");
-    assert!(!rig.outbox.left_some_out(), "it was told");
+    assert_eq!(rig.outbox.left_out().now_or_never(), None, "it was told");
     let many = limits::READY_QUEUE + 50;
     let arrivals = (0..many).map(|n| rendered(&format!("m{n}"), &format!("c{n}"), "crm")).collect();
     rig.accept(arrivals).await;
@@ -118,10 +120,22 @@ async fn what_does_not_fit_the_channel_is_found_by_a_look() {
     }
     rig.accept(Vec::new()).await;
     assert!(ready.try_recv().is_err(), "no more were sent");
-    assert!(rig.outbox.left_some_out());
-    assert!(!rig.outbox.left_some_out(), "it is said once");
+    rig.outbox.left_out().await;
+    assert_eq!(rig.outbox.left_out().now_or_never(), None, "it is said once");
     let rest = rig.outbox.due_beyond("crm", START, 1000, &told).await.expect("a look");
     assert_eq!(rest.len(), 50 + 1, "and the first one, of which nobody told");
+}
+
+#[tokio::test]
+async fn of_a_payload_that_is_too_large_to_be_announced_somebody_hears() {
+    let rig = Rig::new();
+    let mut ready = rig.outbox.ready().expect("the receiver");
+    let big = NewDelivery { body: Some(Bytes::from(vec![b'x'; limits::READY_BYTES + 1])), ..delivery("big") };
+    let decisions = vec![(Arc::from("crm"), Decision::Rendered(vec![big]))];
+    rig.accept(vec![Arrival { decisions, ..arrival("e", "c") }]).await;
+    rig.outbox.left_out().await;
+    assert!(ready.try_recv().is_err());
+    assert_eq!(rig.due_ids("crm").await, ["big"]);
 }
 
 #[tokio::test]
