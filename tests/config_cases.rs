@@ -11,11 +11,11 @@ use sidehook::clock::Clock;
 use sidehook::config::{self, Generation, Report, schema};
 
 /// As many cases as there are: one that is lost by accident is missed.
-const VALID: usize = 24;
-const INVALID: usize = 150;
+const VALID: usize = 25;
+const INVALID: usize = 159;
 
 /// Values that no report may show.
-const HIDDEN: [&str; 4] = ["hunter2", "swordfish", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "opensesame"];
+const HIDDEN: [&str; 5] = ["hunter2", "swordfish", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "opensesame", "4815162342"];
 
 fn env(name: &str) -> Option<String> {
     let value = match name {
@@ -28,6 +28,7 @@ fn env(name: &str) -> Option<String> {
         "SPAN" => "30s",
         "WRONG" => "swordfish swordfish",
         "EMPTY" => "",
+        "NOTHING" => "null",
         _ => return None,
     };
     Some(value.to_owned())

@@ -114,6 +114,16 @@ impl<'a> Decoder<'a> {
         self.found.push(Found { span, message: message.into(), help, suspect: false });
     }
 
+    /// Records what is no mistake, but perhaps not what was meant.
+    pub fn warn(&mut self, node: &Node, message: &str) {
+        let file = self.files.get(node.span.file).map_or("", |file| file.name.as_str());
+        let warning = format!("{file}, line {}: {}", node.span.line, mask::keys(message));
+        // What stands in `defaults` is looked at with each webhook.
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+    }
+
     /// Records that a file or directory of the configuration cannot be read.
     pub fn unread_file(&mut self, path: &Path, error: &ReadError) {
         let text = error.to_string();
@@ -178,6 +188,13 @@ impl<'a> Decoder<'a> {
     fn dress(&self, found: &Found) -> Option<Problem> {
         let file = self.files.get(found.span.file)?;
         let mut span = found.span;
+        // At the end of a file there is nothing to see; what is missing there is missed behind its last words.
+        if let Some((last, text)) = file.text.lines().enumerate().filter(|(_, text)| !text.trim().is_empty()).last()
+            && span.line > last + 1
+        {
+            (span.line, span.end_line, span.column) = (last + 1, last + 1, text.chars().count() + 1);
+            span.end_column = span.column + 1;
+        }
         let text = file.text.lines().nth(span.line.saturating_sub(1)).unwrap_or_default();
         // A place in a folded block may lie behind the end of its first line.
         span.column = span.column.clamp(1, text.chars().count() + 1);

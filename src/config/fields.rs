@@ -48,8 +48,7 @@ impl Decoder<'_> {
                 None => self.unknown(block, key),
                 Some(known) if known.later => self.later(block, known, key, value),
                 Some(known) => {
-                    let null_ok = matches!(known.kind, Kind::Either(kinds) if kinds.iter().any(|k| matches!(k, Kind::Null)))
-                        || matches!(known.kind, Kind::Block(_) | Kind::Any);
+                    let null_ok = is_nullable(&known.kind) || matches!(known.kind, Kind::Block(_) | Kind::Any);
                     if value.is_null() && !null_ok {
                         let help = "give it one, or leave the key out".to_owned();
                         self.problem(key.span, format!("`{}` has no value", key.text), Some(help));
@@ -72,7 +71,9 @@ impl Decoder<'_> {
 
     /// A key of a later version: its shape is checked, and unless it says nothing it is refused by name.
     fn later(&mut self, block: &'static Block, known: &'static ShapeKey, key: &Key, value: &Node) {
-        self.shape(value, &known.kind);
+        if !value.is_null() {
+            self.shape(value, &known.kind);
+        }
         let neutral = match &value.value {
             Value::Scalar(s) => value.is_null() || matches!(s.text.as_str(), "false" | "0"),
             Value::List(items) => items.is_empty(),
@@ -139,6 +140,16 @@ impl Decoder<'_> {
     }
 }
 
+/// Whether null may stand for a value.
+fn is_nullable(kind: &Kind) -> bool {
+    matches!(kind, Kind::Either(kinds) if kinds.iter().any(|k| matches!(k, Kind::Null)))
+}
+
+/// Whether variables came to null.
+fn says_null(node: &Node) -> bool {
+    matches!(&node.value, Value::Scalar(s) if s.interpolated && matches!(s.text.as_str(), "null" | "~"))
+}
+
 /// The keys of one mapping.
 pub struct Fields<'n> {
     block: &'static Block,
@@ -158,14 +169,16 @@ thread_local! {
 }
 
 impl<'n> Fields<'n> {
-    /// A key's value, its own or the default; null counts as absent.
+    /// A key's value, its own or the default; null counts as absent, where null may stand also one from a variable.
     #[must_use]
     pub fn get(&self, name: &'static str) -> Option<&'n Node> {
         debug_assert!(self.block.key(name).is_some(), "{name} is not in the table of {}", self.block.name);
         #[cfg(test)]
         ASKED.with_borrow_mut(|asked| asked.insert((self.block.name, name)));
         let find = |entries: &'n [(Key, Node)]| entries.iter().find(|(key, _)| key.text == name).map(|(_, v)| v);
-        find(self.own).or_else(|| find(self.fallback)).filter(|node| !node.is_null())
+        let nullable = self.block.key(name).is_some_and(|known| is_nullable(&known.kind));
+        let found = find(self.own).or_else(|| find(self.fallback));
+        found.filter(|node| !node.is_null() && !(nullable && says_null(node)))
     }
 
     /// Like [`Fields::get`], and null comes back too.

@@ -46,7 +46,9 @@ pub fn text(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Interpol
             bad.push(Bad {
                 offset,
                 message: "`${` is not closed".to_owned(),
-                help: "write ${NAME}, or $${ for the characters themselves".to_owned(),
+                help: "write ${NAME}, or $${ for the characters themselves; where ` #` is inside, quote the whole value: it \
+                       begins a comment"
+                    .to_owned(),
             });
             rest = "";
             break;

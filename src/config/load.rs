@@ -158,6 +158,13 @@ fn compile(
     let mut folder = Vec::new();
     if let Some(directory) = directory {
         folder = webhook_files(d, &directory.join("webhooks"));
+    } else if let Some(beside) = file.parent().map(|parent| parent.join("webhooks")).filter(|dir| d.reader.is_dir(dir))
+    {
+        d.warnings.push(format!(
+            "{} is not read, since --config names {} and not the directory that both are in",
+            beside.display(),
+            file.display()
+        ));
     }
     // Without settings the webhooks are still checked, against the defaults.
     let empty = Node { span: Span { file: usize::MAX, ..Span::default() }, value: Value::Map(Vec::new()) };
@@ -209,11 +216,20 @@ fn inline(d: &mut Decoder<'_>, root: &Fields<'_>, shared: &Shared<'_>, out: &mut
         let mut canonical = String::new();
         node.canonical(&mut canonical);
         let hash = reader::sha256(canonical.as_bytes());
-        if let Some(webhook) = webhook::decode(d, &key.text, node, shared, hash) {
-            out.insert(Arc::clone(&webhook.name), Arc::new(webhook));
+        match webhook::decode(d, &key.text, node, shared, hash) {
+            Some(webhook) => drop(out.insert(Arc::clone(&webhook.name), Arc::new(webhook))),
+            None => lost(d, node.span),
         }
     }
     named
+}
+
+/// No webhook goes without a word, even where a mistake was overlooked.
+fn lost(d: &mut Decoder<'_>, span: Span) {
+    if d.report().problems.is_empty() {
+        let help = "this is a fault of sidehook, please report it".to_owned();
+        d.problem(span, "this webhook cannot be read", Some(help));
+    }
 }
 
 /// The files of `webhooks/`, in name order.
@@ -284,8 +300,9 @@ fn one_file(
         webhook::not_a_webhook(d, &node);
         return;
     }
-    if let Some(webhook) = webhook::decode(d, name, &node, shared, reader::sha256(text.as_bytes())) {
-        out.insert(Arc::clone(&webhook.name), Arc::new(webhook));
+    match webhook::decode(d, name, &node, shared, reader::sha256(text.as_bytes())) {
+        Some(webhook) => drop(out.insert(Arc::clone(&webhook.name), Arc::new(webhook))),
+        None => lost(d, node.span),
     }
 }
 

@@ -12,15 +12,26 @@ use crate::limits;
 use crate::secret::Secret;
 
 impl Decoder<'_> {
+    /// Whether there is nothing to read: a null, which is recorded as a problem wherever a value is read, or what a problem
+    /// was recorded for already. Whoever takes null for a value looks for it first.
+    fn nothing(&mut self, node: &Node) -> bool {
+        if node.is_null() {
+            self.problem(node.span, "a value is missing here", Some("write it, or leave this out".to_owned()));
+        }
+        unreadable(node) || node.is_null()
+    }
+
     /// Text. A plain number or boolean is none: it must be quoted.
     pub fn text(&mut self, node: &Node) -> Option<String> {
         let Value::Scalar(scalar) = &node.value else { return self.wrong(node, "text") };
-        if unreadable(node) || node.is_null() {
+        if self.nothing(node) {
             return None;
         }
         if scalar.meaning() != Meaning::Text {
             let (shown, span) = (self.quote(node), node.span);
-            let help = format!("quote it: \"{}\"", scalar.text);
+            let hidden = shown.contains(mask::STARS);
+            let help =
+                if hidden { "put quotes around it".to_owned() } else { format!("quote it: \"{}\"", scalar.text) };
             self.problem(span, format!("{shown} is {} to YAML, and text is needed", what(node)), Some(help));
             return None;
         }
@@ -30,13 +41,13 @@ impl Decoder<'_> {
     /// Text as written, be it a number or a boolean to YAML.
     pub fn loose(&mut self, node: &Node) -> Option<String> {
         let Value::Scalar(scalar) = &node.value else { return self.wrong(node, "text") };
-        if unreadable(node) || node.is_null() { None } else { Some(scalar.text.clone()) }
+        if self.nothing(node) { None } else { Some(scalar.text.clone()) }
     }
 
     /// `true` or `false`.
     pub fn boolean(&mut self, node: &Node) -> Option<bool> {
         let Value::Scalar(scalar) = &node.value else { return self.wrong(node, "true or false") };
-        if unreadable(node) || node.is_null() {
+        if self.nothing(node) {
             return None;
         }
         if let Meaning::Bool(value) = typed(scalar) {
@@ -56,7 +67,7 @@ impl Decoder<'_> {
     /// A whole number.
     pub fn integer(&mut self, node: &Node, min: i64, max: i64) -> Option<i64> {
         let Value::Scalar(scalar) = &node.value else { return self.wrong(node, "a whole number") };
-        if unreadable(node) || node.is_null() {
+        if self.nothing(node) {
             return None;
         }
         let value = (typed(scalar) == Meaning::Integer).then(|| scalar.text.parse::<i64>().ok()).flatten();
@@ -78,7 +89,7 @@ impl Decoder<'_> {
     /// A number.
     pub fn number(&mut self, node: &Node, min: f64, max: f64) -> Option<f64> {
         let Value::Scalar(scalar) = &node.value else { return self.wrong(node, "a number") };
-        if unreadable(node) || node.is_null() {
+        if self.nothing(node) {
             return None;
         }
         let is_number = matches!(typed(scalar), Meaning::Integer | Meaning::Float);
@@ -148,12 +159,13 @@ impl Decoder<'_> {
     pub fn list<'n>(&mut self, node: &'n Node) -> Option<&'n [Node]> {
         match &node.value {
             Value::List(items) => Some(items),
-            Value::Scalar(_) if unreadable(node) || node.is_null() => None,
+            Value::Scalar(_) if self.nothing(node) => None,
             Value::Scalar(s) => {
                 let shown = self.quote(node);
                 let one = if s.interpolated { "${NAME}" } else { s.text.as_str() };
                 let one = if shown.contains(mask::STARS) { "…" } else { one };
-                let help = format!("put it in brackets: [{one}]");
+                let quote = if s.style == yaml::Style::Plain { "" } else { "\"" };
+                let help = format!("put it in brackets: [{quote}{one}{quote}]");
                 self.problem(node.span, format!("a list is needed here, not {}", what(node)), Some(help));
                 None
             }
@@ -168,7 +180,12 @@ impl Decoder<'_> {
     pub fn map<'n>(&mut self, node: &'n Node) -> Option<&'n [(Key, Node)]> {
         match &node.value {
             Value::Map(entries) => Some(entries),
-            Value::Scalar(_) if unreadable(node) || node.is_null() => None,
+            Value::Scalar(_) if self.nothing(node) => None,
+            Value::Scalar(s) if s.style == yaml::Style::Plain && s.text.contains(':') => {
+                let help = "write `NAME: VALUE`, with a space after the colon".to_owned();
+                self.problem(node.span, "a mapping is needed here, not text", Some(help));
+                None
+            }
             _ => {
                 let message = format!("a mapping is needed here, not {}", what(node));
                 self.problem(node.span, message, Some("write {NAME: …}".to_owned()));
@@ -188,16 +205,22 @@ impl Decoder<'_> {
                     self.problem(node.span, "a secret names one place", Some(forms.to_owned()));
                     return None;
                 };
-                let text = self.text(value);
-                match key.text.as_str() {
-                    "env" => self.secret_variable(value, &text?)?,
-                    "file" => self.secret_file(value, &text?)?,
+                let from_file = match key.text.as_str() {
+                    "env" => false,
+                    "file" => true,
                     _ => {
                         // Not named: `{whsec_…}` without a value is a key to YAML.
                         self.problem(key.span, "a secret has no such key", Some(forms.to_owned()));
                         return None;
                     }
+                };
+                if value.is_null() {
+                    let message = format!("`{}` has no value", key.text);
+                    self.problem(key.span, message, Some(forms.to_owned()));
+                    return None;
                 }
+                let text = self.text(value)?;
+                if from_file { self.secret_file(value, &text)? } else { self.secret_variable(value, &text)? }
             }
         };
         if value.is_empty() {
@@ -270,7 +293,7 @@ impl Decoder<'_> {
 
     /// Records that a node is of another kind than needed.
     pub fn wrong<T>(&mut self, node: &Node, needed: &str) -> Option<T> {
-        if !unreadable(node) && !node.is_null() {
+        if !self.nothing(node) {
             self.problem(node.span, format!("{needed} is needed here, not {}", what(node)), None);
         }
         None

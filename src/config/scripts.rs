@@ -51,10 +51,10 @@ pub fn load(d: &mut Decoder<'_>, decoded: &Decoded, clock: &Clock) -> Library {
         walk.folder(d, &PathBuf::new(), 0);
     } else {
         d.reader.expect_listing(dir);
-        if let Some(span) = decoded.rules_dir_node {
+        if let Some((span, shown)) = &decoded.rules_dir_node {
             d.problem(
-                span,
-                format!("there is no directory {shown_dir}"),
+                *span,
+                format!("there is no directory {shown}"),
                 Some("make it, or leave `rules_dir` out".to_owned()),
             );
         }

@@ -35,7 +35,7 @@ pub struct Decoded {
     /// `rules_dir`
     pub rules_dir: PathBuf,
     /// Where another `rules_dir` than the default was written: it must be there.
-    pub rules_dir_node: Option<super::yaml::Span>,
+    pub rules_dir_node: Option<(super::yaml::Span, String)>,
     /// The values of `rules_env`.
     pub rules_env: BTreeMap<String, String>,
 }
@@ -57,14 +57,14 @@ pub fn decode(d: &mut Decoder<'_>, root: &Fields<'_>) -> Decoded {
     let (shutdown_accept, shutdown_grace) = shutdown(d, root);
     sources::same_address(d, root, &sources, &admin);
     sources::encrypted(d, root, egress.allow_http, &sources);
-    let dir = root.get("rules_dir").and_then(|node| d.text(node).map(|text| (node.span, text)));
-    let rules_dir = d.locate(dir.as_ref().map_or("rules", |(_, text)| text.as_str()));
+    let dir = root.get("rules_dir").and_then(|node| d.text(node).map(|text| (node.span, d.quote(node), text)));
+    let rules_dir = d.locate(dir.as_ref().map_or("rules", |(.., text)| text.as_str()));
     Decoded {
         analyses,
         script_limits,
         rules_dir,
         // The default need not be there, written out or not.
-        rules_dir_node: dir.filter(|(_, text)| text != "rules").map(|(span, _)| span),
+        rules_dir_node: dir.filter(|(.., text)| text != "rules").map(|(span, shown, _)| (span, shown)),
         rules_env: rules_env(d, root),
         settings: Settings {
             sources,

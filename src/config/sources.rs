@@ -1,6 +1,6 @@
 //! `sources`: from a checked tree to [`Source`]s, each type by its own keys. Opens and reads nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -223,6 +223,9 @@ fn exec(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<SourceKind> {
     let node = fields.require(d, "command", "`command: [python, bot.py]`")?;
     let items = d.list(node)?;
     let mut command: Vec<String> = items.iter().filter_map(|item| d.loose(item)).collect();
+    if command.len() < items.len() {
+        return None;
+    }
     if command.first().is_none_or(String::is_empty) {
         let help = "write the program and its arguments: [python, bot.py]".to_owned();
         d.problem(node.span, "there is no program to run", Some(help));
@@ -409,15 +412,25 @@ pub fn listen(d: &mut Decoder<'_>, node: &Node) -> Option<Listen> {
 
 /// Two listeners cannot share an address.
 pub fn same_address(d: &mut Decoder<'_>, root: &Fields<'_>, sources: &BTreeMap<String, Source>, admin: &Admin) {
-    let mut seen = BTreeSet::new();
-    let mut named = vec![("admin".to_owned(), &admin.listen)];
-    named.extend(sources.iter().filter_map(|(name, source)| Some((format!("source {name}"), source.listen()?))));
-    for (name, listen) in named {
-        let any_port = matches!(listen, Listen::Tcp(address) if address.port() == 0);
-        if !any_port && !seen.insert(listen.to_string()) {
-            let span = root.get("sources").or(root.get("admin")).map_or(root.span, |node| node.span);
-            let message = format!("{name} listens on {listen}, and so does another listener");
+    let section = root.get("sources");
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
+    let of_admin = root.get("admin").and_then(|node| member(node, "listen"));
+    let mut named = vec![("admin".to_owned(), &admin.listen, of_admin)];
+    named.extend(sources.iter().filter_map(|(name, source)| {
+        let node = section.and_then(|node| member(node, name)).and_then(|node| member(node, "listen"));
+        Some((format!("source {name}"), source.listen()?, node))
+    }));
+    for (name, listen, node) in named {
+        if matches!(listen, Listen::Tcp(address) if address.port() == 0) {
+            continue;
+        }
+        if let Some(other) = seen.get(&listen.to_string()) {
+            let span = node.or(section).map_or(root.span, |node| node.span);
+            let shown = node.map_or_else(|| format!("`{listen}`"), |node| d.quote(node));
+            let message = format!("{name} listens on {shown}, and so does {other}");
             d.problem(span, message, Some("give each its own port".to_owned()));
+        } else {
+            seen.insert(listen.to_string(), name);
         }
     }
 }

@@ -349,3 +349,115 @@ fn webhook_files_of_other_endings_are_reported() {
         );
     }
 }
+
+/// Everything that holds a value, each once at least.
+fn full() -> serde_json::Value {
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let webhook = |auth: serde_json::Value, schedule: serde_json::Value| {
+        serde_json::json!({
+            "url": "https://example.com/hook", "events": ["a.b", "c.*"], "description": "text", "method": "PUT", "enabled": true,
+            "headers": {"X-A": "1", "X-B": {"env": "NAME"}}, "auth": auth, "timeout": "5s", "ordering": "none",
+            "wait_for": {"analysis": ["x"], "timeout": "1s"}, "concurrency": 2, "rate_limit": "5/s", "priority": 1,
+            "retry": {"schedule": schedule, "jitter": 0.1, "statuses": [429, "5xx"]},
+            "breaker": {"failures": 2, "open_for": "1s"}, "tls": {"server_name": "example.com", "min_version": "1.3"},
+            "signing": {"scheme": "standard", "secrets": [secret, {"env": "SECRET"}]},
+            "params": {"a": "event.type", "b": {"value": "text"}}, "missing": "null", "on_rule_error": "skip",
+        })
+    };
+    serde_json::json!({
+        "sources": {
+            "a": {"type": "http", "listen": "127.0.0.1:7070", "token": {"env": "NAME"}, "namespace": "n", "infer_failure": false},
+            "b": {"type": "http", "listen": "127.0.0.1:7072", "verify": {"scheme": "standard", "secrets": [secret]}},
+            "c": {"type": "http", "listen": "127.0.0.1:7073", "verify": {"scheme": "hmac", "header": "X-Sig", "secrets": [{"env": "NAME"}]}},
+            "d": {"type": "proxy", "listen": "127.0.0.1:7074", "upstream": "http://127.0.0.1:8000",
+                  "taps": [{"path": "/v1/*", "format": "json", "method": "POST", "read": "both", "on_overflow": "drop"}]},
+            "e": {"type": "unix", "listen": "unix:/run/a.sock"},
+            "f": {"type": "file", "path": "/var/log/a"},
+            "g": {"type": "sse", "url": "https://example.com/stream", "headers": {"X-A": "1"}},
+            "h": {"type": "exec", "command": ["echo", "hi"], "env": {"A": "1", "B": {"env": "NAME"}}, "cwd": "/tmp"},
+        },
+        "admin": {"listen": "127.0.0.1:7071", "token": "secret", "hosts": ["example.com"]},
+        "outbox": {"path": "data", "max_bytes": "1GiB", "when_full": "reject", "encryption_key": {"env": "KEY"},
+                   "retain": {"delivered": "1h", "dead": "1h", "events": "1h", "bodies": false}},
+        "conversations": {"state": "durable", "retain": "1h", "max_open_age": "1h", "idle_timeout": "1m"},
+        "egress": {"allow_http": false, "allow": ["10.0.0.0/8"], "deny": ["10.1.0.0/16"],
+                   "proxy": "http://example.com:3128", "no_proxy": ["example.com"]},
+        "limits": {"body": "1MiB", "concurrency": 8, "script_operations": 1000, "script_time": "10ms"},
+        "reload": {"run_tests": true, "canary": 1},
+        "shutdown": {"accept": "1s", "grace": "1s"},
+        "dedupe_window": "1h", "rules_dir": "rules", "rules_env": ["NAME"],
+        "analyses": [{"name": "x", "url": "https://example.com/a", "timeout": "1s"}],
+        "defaults": {"timeout": "1s"},
+        "webhooks": {
+            "one": webhook(serde_json::json!({"bearer": {"env": "NAME"}}), serde_json::json!(["1s", "2s"])),
+            "two": webhook(serde_json::json!({"basic": {"username": "u", "password": "p"}}),
+                           serde_json::json!({"initial": "1s", "factor": 2, "max": "1m", "attempts": 3})),
+            "three": webhook(serde_json::json!({"oauth2": {"token_url": "https://example.com/t", "client_id": "c",
+                             "client_secret": {"env": "NAME"}, "scopes": ["s"], "audience": "a"}}), serde_json::json!(["1s"])),
+        },
+    })
+}
+
+fn leaves(value: &serde_json::Value, at: &str, out: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(members) => {
+            members.iter().for_each(|(key, value)| leaves(value, &format!("{at}/{}", key.replace('/', "~1")), out));
+        }
+        serde_json::Value::Array(items) => {
+            items.iter().enumerate().for_each(|(n, value)| leaves(value, &format!("{at}/{n}"), out));
+        }
+        _ => out.push(at.to_owned()),
+    }
+}
+
+#[test]
+fn where_a_value_is_forgotten_it_is_missed() {
+    let env = |name: &str| match name {
+        "KEY" => Some("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=".to_owned()),
+        "SECRET" => Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),
+        _ => Some("value".to_owned()),
+    };
+    let loads = |config: &serde_json::Value| {
+        let dir = dir(&[("sidehook.yaml", &config.to_string())]);
+        load(dir.path(), &env, &Clock::System)
+    };
+    let whole = full();
+    if let Err(report) = loads(&whole) {
+        panic!("{}", report.render(false));
+    }
+    let mut places = Vec::new();
+    leaves(&whole, "", &mut places);
+    let mut silent = Vec::new();
+    for place in places {
+        let mut config = whole.clone();
+        *config.pointer_mut(&place).expect("a leaf") = serde_json::Value::Null;
+        if loads(&config).is_ok() {
+            silent.push(place);
+        }
+    }
+    // Null is a value to these.
+    let nullable = ["/conversations/idle_timeout", "/egress/proxy"];
+    silent.retain(|place| {
+        !nullable.contains(&place.as_str()) && !place.ends_with("/params/b/value") && !place.ends_with("/missing")
+    });
+    assert!(silent.is_empty(), "{silent:#?}");
+}
+
+#[test]
+fn an_event_that_nearly_has_a_known_name_is_wondered_at() {
+    let webhook = "webhooks:\n  crm:\n    url: https://example.com\n    events: [message.send, conversation.completed]\n    signing: {scheme: none}\n";
+    let generation = load_dir(dir(&[("sidehook.yaml", webhook)]).path()).unwrap_or_else(|report| panic!("{report:?}"));
+    assert_eq!(
+        generation.warnings,
+        ["sidehook.yaml, line 4: `message.send` is no event of a conversation's life; did you mean `message.sent`?"]
+    );
+}
+
+#[test]
+fn webhooks_beside_a_settings_file_that_is_named_alone_are_wondered_at() {
+    let dir = dir(&[("sidehook.yaml", "{}"), ("webhooks/crm.yaml", "{}")]);
+    let generation =
+        load_dir(&dir.path().join("sidehook.yaml")).unwrap_or_else(|report| panic!("{}", report.render(false)));
+    assert_eq!(generation.warnings.len(), 1);
+    assert!(generation.warnings[0].contains("is not read, since --config names"), "{}", generation.warnings[0]);
+}

@@ -161,6 +161,19 @@ pub fn tag(text: &str, span: Span, tag: &Tag, rest: &str) -> Mistake {
     Mistake { span: Span { column, end_column: column + 1, end_line: span.line, ..span }, message, help: Some(help) }
 }
 
+/// Explains an anchor of nothing: nobody refers to that, so it is a value that begins with `&`.
+#[must_use]
+pub fn anchor(text: &str, span: Span) -> Mistake {
+    let line = text.lines().nth(span.line.saturating_sub(1)).unwrap_or_default();
+    let before: String = line.chars().take(span.column.saturating_sub(1)).collect();
+    let column = before.rfind('&').map_or(span.column, |at| before[..at].chars().count() + 1);
+    Mistake {
+        span: Span { column, end_column: column + 1, end_line: span.line, ..span },
+        message: "a value that begins with `&` is an anchor to YAML, unless it is quoted".to_owned(),
+        help: Some("put quotes around the value".to_owned()),
+    }
+}
+
 /// Explains a key that is a list or a mapping.
 #[must_use]
 pub fn compound_key(text: &str, span: Span) -> Mistake {

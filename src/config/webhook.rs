@@ -205,7 +205,7 @@ fn events(d: &mut Decoder<'_>, node: &Node) -> Option<EventPatterns> {
     EventPatterns::new(patterns).map_err(|message| d.problem(node.span, message, None)).ok()
 }
 
-/// Any type may be subscribed to, but one that is a letter away from a lifecycle event is a slip, and silent.
+/// Any type may be subscribed to, but one that is a letter away from a lifecycle event may be a slip, and silent.
 fn suggest_event(d: &mut Decoder<'_>, node: &Node, pattern: &str) {
     const KNOWN: [&str; 11] = [
         "conversation.begin",
@@ -225,8 +225,8 @@ fn suggest_event(d: &mut Decoder<'_>, node: &Node, pattern: &str) {
     }
     let close = KNOWN.iter().find(|k| strsim::damerau_levenshtein(k, pattern) <= 2);
     if let Some(known) = close {
-        let message = format!("{} is no event that there is", d.quote(node));
-        d.problem(node.span, message, Some(format!("did you mean `{known}`?")));
+        let message = format!("{} is no event of a conversation's life; did you mean `{known}`?", d.quote(node));
+        d.warn(node, &message);
     }
 }
 
@@ -295,7 +295,13 @@ fn wait_for(d: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<WaitFor> {
                 Some("name an analysis, or leave `wait_for` out".to_owned()),
             );
         }
-        analysis = items.iter().filter_map(|item| d.text(item)).collect();
+        for item in items {
+            let name = d.text(item);
+            if name.as_ref().is_some_and(String::is_empty) {
+                d.problem(item.span, "an analysis has a name", Some("write it, or leave it out".to_owned()));
+            }
+            analysis.extend(name);
+        }
     }
     let timeout = fields.duration(d, "timeout", Duration::from_secs(60), (MILLI, MONTH));
     Some(WaitFor { analysis, timeout })

@@ -320,7 +320,13 @@ impl Builder<'_> {
                 } else {
                     Scalar { text: text.into_owned(), style, interpolated: false, variables: Vec::new() }
                 };
-                let node = Node { span, value: Value::Scalar(scalar) };
+                let mut node = Node { span, value: Value::Scalar(scalar) };
+                if anchor > 0 && node.is_null() {
+                    self.mistakes.push(traps::anchor(self.text, span));
+                    let text = UNREADABLE.to_owned();
+                    let nothing = Scalar { text, style: Style::Plain, interpolated: true, variables: Vec::new() };
+                    node.value = Value::Scalar(nothing);
+                }
                 self.keep(anchor, &node);
                 self.add(node);
             }
