@@ -135,6 +135,7 @@ impl App {
         let shutdown = Shutdown::default();
         let intake = CancellationToken::new();
         let (troubles, heard) = ingest::troubles();
+        outbox.tell_troubles(troubles.clone());
         let (reloader, reload, generations) = Reloader::new(config.to_owned(), first, clock.clone());
         let reloader = reloader.with_outbox(outbox.clone()).with_troubles(troubles.clone());
         let ready = Arc::new(AtomicBool::new(false));

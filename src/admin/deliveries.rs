@@ -49,6 +49,10 @@ pub(super) async fn retry(State(admin): State<Admin>, Path(id): Path<String>) ->
         Ok(Retried::Yes) => Json(json!({"retried": 1})).into_response(),
         Ok(Retried::Unknown) => not_found(&format!("there is no delivery {id:?}")),
         Ok(Retried::Held) => conflict("it is held; it goes out when its webhook resumes"),
+        Ok(Retried::Halted) => conflict(
+            "its webhook sends nothing now, so it stays as it is: it is paused, disabled, not enabled or removed; retry \
+             it once the webhook is active again",
+        ),
         Ok(Retried::NoPayload(reason)) => conflict(&format!("it cannot be sent: {reason}")),
         Err(error) => failed(&error),
     }
@@ -62,9 +66,14 @@ pub(super) async fn retry_where(State(admin): State<Admin>, body: Bytes) -> Resp
             Err(error) => return bad_request(&format!("the body must be a JSON object with the filter: {error}")),
         };
         for (key, value) in fields {
-            let Some(value) = value.as_str() else { return bad_request(&format!("{key} must be a string")) };
-            if let Err(reason) = filter.set(&key, value) {
+            // A key that there is not is told before the kind of its value.
+            if let Err(reason) = filter.set(&key, value.as_str().unwrap_or_default())
+                && (value.is_string() || reason.starts_with("unknown filter"))
+            {
                 return bad_request(&reason);
+            }
+            if !value.is_string() {
+                return bad_request(&format!("{key} must be a string"));
             }
         }
     }

@@ -178,7 +178,7 @@ impl<'n> Fields<'n> {
         let find = |entries: &'n [(Key, Node)]| entries.iter().find(|(key, _)| key.text == name).map(|(_, v)| v);
         let nullable = self.block.key(name).is_some_and(|known| is_nullable(&known.kind));
         let found = find(self.own).or_else(|| find(self.fallback));
-        found.filter(|node| !node.is_null() && !(nullable && says_null(node)))
+        found.filter(|node| !(node.is_null() || (nullable && says_null(node))))
     }
 
     /// Like [`Fields::get`], and null comes back too.

@@ -15,7 +15,7 @@ use super::sealing;
 use super::shape;
 use super::sources::{self, is_local, listen};
 use super::values;
-use super::yaml::{Key, Node};
+use super::yaml::{Key, Node, Value};
 use crate::limits;
 use crate::rules::ScriptLimits;
 
@@ -104,7 +104,12 @@ pub fn reach(d: &Decoder<'_>, tree: &Node, root: &Fields<'_>, settings: &Setting
         return Reach::default();
     }
     let good = |name| root.get(name).is_none_or(|node| !d.is_troubled(node));
-    let first = settings.sources.values().find_map(|source| match &source.kind {
+    // The first as they are written.
+    let written = match root.get("sources").map(|node| &node.value) {
+        Some(Value::Map(entries)) => entries.as_slice(),
+        _ => &[],
+    };
+    let first = written.iter().find_map(|(key, _)| match &settings.sources.get(&key.text)?.kind {
         SourceKind::Http { listen, token } => Some((listen.clone(), token.clone())),
         _ => None,
     });

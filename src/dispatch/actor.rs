@@ -232,13 +232,16 @@ impl Dispatcher {
                 facts::BreakerGauge { webhook: name, open: false }.emit();
                 Lane::default()
             });
-            lane.set_webhook(webhook.enabled.then(|| webhook.clone()), now);
+            if lane.set_webhook(webhook.enabled.then(|| webhook.clone()), now) {
+                facts::BreakerGauge { webhook: name, open: false }.emit();
+                self.handle.board.reset(name);
+            }
         }
         self.lanes.retain(|name, lane| {
             if generation.webhooks.contains_key(name) {
                 return true;
             }
-            lane.set_webhook(None, now);
+            let _ = lane.set_webhook(None, now);
             let stays = !lane.is_idle();
             if !stays {
                 self.handle.board.remove(name);
@@ -333,10 +336,14 @@ impl Dispatcher {
         let Some(Flight { webhook, parcel, at, probe }) = self.flights.remove(&id) else { return };
         let called = called.unwrap_or_else(|| Called::lost(webhook.clone(), parcel, at));
         let now = self.clock.now();
-        let handled = called.handle(now, self.entropy.unit());
+        let now_in_force = self.lanes.get(&webhook.name).and_then(|lane| lane.webhook.as_ref());
+        let current = now_in_force.is_none_or(|now| now.file_hash == webhook.file_hash);
+        let handled = called.handle(current, now, self.entropy.unit());
         let mut news = true;
         if let Some(lane) = self.lanes.get_mut(&webhook.name) {
-            let moved = lane.came_back(handled.outcome, handled.retry_after, probe, now);
+            // What another destination did says nothing of this one.
+            let outcome = handled.outcome.filter(|_| lane.is_for(&webhook.url));
+            let moved = lane.came_back(outcome, handled.retry_after, probe, now);
             if let Some(state) = moved {
                 facts::BreakerMoved { webhook: &webhook.name, open: state == BreakerState::Open }.emit();
             }

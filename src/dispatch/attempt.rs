@@ -119,9 +119,10 @@ impl Called {
         Self { webhook, parcel, at, took: Duration::ZERO, result, error, response: None }
     }
 
-    /// Judges it. `unit` is uniform in `[0, 1)`.
-    pub(super) fn handle(self, now: Timestamp, unit: f64) -> Handled {
-        let Self { webhook, parcel, at, took, result, error, response } = self;
+    /// Judges it. `current`: whether the webhook's file is still what it was when the attempt began. `unit` is uniform in
+    /// `[0, 1)`.
+    pub(super) fn handle(self, current: bool, now: Timestamp, unit: f64) -> Handled {
+        let Self { webhook, parcel, at, took, result, mut error, response } = self;
         let (outcome, retry_after, judgement) = match &result {
             Ok((outcome, wait)) => {
                 let judgement = judge(&webhook.retry, *outcome, parcel.made, now, *wait, unit);
@@ -135,6 +136,13 @@ impl Called {
             facts::Attempted { webhook: &webhook.name, delivery, status: outcome.label(), error, attempts, took }
                 .emit();
         }
+        let judgement = match judgement {
+            Judgement::Gone if !current => {
+                error = Some("the destination is gone for good; the webhook's file changed meanwhile".to_owned());
+                Judgement::Retry(now)
+            }
+            judgement => judgement,
+        };
         let (verdict, standing) = follow(&webhook, &parcel, judgement, now, &status);
         let trouble = trouble(&webhook, &parcel, &verdict, standing.as_ref());
         // An attempt that never left is not counted as one, but its error is what the operator needs to see.

@@ -99,6 +99,13 @@ impl Board {
         }
     }
 
+    /// Shows a breaker that began anew.
+    pub(super) fn reset(&self, webhook: &str) {
+        if let Some(entry) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(webhook) {
+            entry.breaker = Breaker::default();
+        }
+    }
+
     /// Forgets a webhook that is gone.
     pub(super) fn remove(&self, webhook: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(webhook);

@@ -24,6 +24,8 @@ pub(super) struct Lane {
     pub(super) breaker: Breaker,
     bucket: Option<TokenBucket>,
     throttle: Throttle,
+    /// The destination that the breaker and the throttle are about.
+    url: Option<url::Url>,
     backlog: Backlog,
     question: Question,
     /// Rows settled since the question was asked: its answer may still name them.
@@ -77,9 +79,17 @@ pub(super) struct Refill {
 }
 
 impl Lane {
-    /// Takes over the webhook of a new generation (`None`: removed or disabled).
-    pub(super) fn set_webhook(&mut self, webhook: Option<Arc<Webhook>>, now: Timestamp) {
+    /// Takes over the webhook of a new generation (`None`: removed or disabled). With another destination the breaker and the
+    /// throttle begin anew; answers whether that closed the breaker.
+    #[must_use]
+    pub(super) fn set_webhook(&mut self, webhook: Option<Arc<Webhook>>, now: Timestamp) -> bool {
+        let mut closed = false;
         if let Some(webhook) = &webhook {
+            if !self.is_for(&webhook.url) {
+                closed = self.breaker.state(now) != BreakerState::Closed;
+                (self.breaker, self.throttle) = (Breaker::default(), Throttle::default());
+            }
+            self.url = Some(webhook.url.clone());
             if self.gone.as_ref().is_some_and(|hash| *hash != webhook.file_hash) {
                 self.gone = None;
             }
@@ -94,6 +104,12 @@ impl Lane {
         }
         self.unblock();
         self.suspect_backlog();
+        closed
+    }
+
+    /// Whether its breaker and throttle are about this destination; before there was one they are about any.
+    pub(super) fn is_for(&self, url: &url::Url) -> bool {
+        self.url.as_ref().is_none_or(|of| of == url)
     }
 
     /// The store may hold more than is known here: it says so only while it has room to, and not at all before the

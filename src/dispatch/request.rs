@@ -11,6 +11,7 @@ use url::{Position, Url};
 use crate::clock::{Entropy, Timestamp};
 use crate::config::Webhook;
 use crate::config::model::{Auth, Method};
+use crate::event::compact;
 use crate::event::trace::{self, TraceParent};
 use crate::net::AGENT;
 use crate::outbox::Ready;
@@ -164,23 +165,6 @@ fn add_params(url: &mut Url, body: &[u8]) -> Result<(), Unsendable> {
         }
     }
     Ok(())
-}
-
-/// Valid JSON without the white space between its tokens.
-fn compact(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    let (mut in_string, mut escaped) = (false, false);
-    for c in json.chars() {
-        if in_string {
-            out.push(c);
-            in_string = escaped || c != '"';
-            escaped = !escaped && c == '\\';
-        } else if !c.is_ascii_whitespace() {
-            out.push(c);
-            in_string = c == '"';
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use crate::clock::{Clock, Entropy, Timestamp};
 use crate::config::model::Listen;
 use crate::config::{self, Generation};
 use crate::delivery::BreakerState;
+use crate::event::own::{Trouble, Troubles};
 use crate::net::{self, ServeOptions};
 use crate::outbox::{
     Arrival, Batch, ConversationKey, Decision, DeliveryView, KnownWebhook, NewDelivery, Options, Outbox, State, Stood,
@@ -110,6 +111,7 @@ struct Stage {
     handle: Handle,
     task: JoinHandle<Summary>,
     events: u64,
+    told: Arc<Mutex<Vec<Trouble>>>,
 }
 
 fn options() -> Options {
@@ -163,8 +165,12 @@ impl Stage {
         let (generations, receiver) = watch::channel(Arc::new(first));
         let shutdown = Shutdown::default();
         let dispatcher = Dispatcher::new(outbox.clone(), receiver, Clock::System, Entropy::seeded(1), shutdown.clone());
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let hear = Arc::clone(&told);
+        let dispatcher =
+            dispatcher.with_troubles(Troubles::to(move |trouble| hear.lock().expect("no panic").push(trouble)));
         let handle = dispatcher.handle();
-        Self { dir, outbox, generations, shutdown, handle, task: tokio::spawn(dispatcher.run()), events: 0 }
+        Self { told, dir, outbox, generations, shutdown, handle, task: tokio::spawn(dispatcher.run()), events: 0 }
     }
 
     /// One event with one delivery to each of `webhooks`, all in one commit; answers the deliveries' ids.
@@ -326,6 +332,45 @@ async fn gone_disables_until_the_file_changes() {
     for id in &ids {
         stage.reaches(id, State::Delivered).await;
     }
+}
+
+#[tokio::test]
+async fn a_410_that_was_meant_for_an_older_file_disables_nothing() {
+    let dest = Destination::start().await;
+    let mut stage = Stage::start("", &[("crm", hook(&dest, "/hold/410", ""))]).await;
+    let ids = stage.arrive(&["crm"], None, 1).await;
+    until("the attempt is under way", async || (dest.at("/hold") == 1).then_some(())).await;
+    let next = stage.reload("", &[("crm", hook(&dest, "/200", ""))]);
+    stage.outbox.set_webhooks(known(&next)).await.expect("known");
+    stage.handle.wake_all().await;
+    dest.gate.add_permits(1);
+    let view = stage.reaches(&ids[0], State::Delivered).await;
+    let error = view.attempts[0].error.as_deref().expect("an error");
+    assert_eq!(error, "the destination is gone for good; the webhook's file changed meanwhile");
+    assert!(stage.told.lock().expect("no panic").is_empty(), "it is told as if the webhook was disabled");
+}
+
+#[tokio::test]
+async fn another_destination_does_not_pay_for_what_the_last_one_did() {
+    let dest = Destination::start().await;
+    let slow = |path: &str| hook(&dest, path, "retry: {schedule: [0s]}, breaker: {failures: 1, open_for: 10m}");
+    let before = [("broken", slow("/503")), ("busy", hook(&dest, "/429", "retry: {schedule: [0s]}"))];
+    let mut stage = Stage::start("", &before).await;
+    stage.arrive(&["broken", "busy"], None, 1).await;
+    until("the breaker is open", async || {
+        let status = stage.handle.status("broken", Clock::System.now())?;
+        (status.breaker == BreakerState::Open && dest.at("/429") > 0).then_some(())
+    })
+    .await;
+    let next = stage.reload("", &[("broken", slow("/200")), ("busy", hook(&dest, "/200", "retry: {schedule: [0s]}"))]);
+    stage.outbox.set_webhooks(known(&next)).await.expect("known");
+    stage.handle.wake_all().await;
+    let ids = stage.arrive(&["broken", "busy"], None, 1).await;
+    for id in &ids {
+        stage.reaches(id, State::Delivered).await;
+    }
+    let status = stage.handle.status("broken", Clock::System.now()).expect("known");
+    assert_eq!(status.breaker, BreakerState::Closed);
 }
 
 #[tokio::test]

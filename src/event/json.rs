@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use doc::to_u32;
-pub use doc::{Doc, JsonError, Node};
+pub use doc::{Doc, JsonError, Node, compact, element_at};
 
 /// What a value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use crate::clock::Timestamp;
 pub use conversation::{Change, Messages, Stamp, State};
 pub use incoming::{Identity, Incoming, ItemError, Role};
-pub use json::{Json, JsonError, Kind};
+pub use json::{Json, JsonError, Kind, compact, element_at};
 
 /// The members of an envelope that are always maps to a reader, empty when absent.
 pub const MAPS: [&str; 6] = ["assistant", "conversation", "argument", "metadata", "option", "analysis"];

@@ -96,6 +96,12 @@ impl Trouble {
 #[derive(Clone, Default)]
 pub struct Troubles(Option<Arc<dyn Fn(Trouble) + Send + Sync>>);
 
+impl std::fmt::Debug for Troubles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Troubles").field(&self.0.is_some()).finish()
+    }
+}
+
 impl Troubles {
     /// Told to `hear`, which may not wait.
     pub fn to(hear: impl Fn(Trouble) + Send + Sync + 'static) -> Self {

@@ -37,13 +37,14 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc as queue;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 use crate::clock::{Clock, Timestamp};
+use crate::event::own::{Trouble, Troubles};
 use crate::limits;
 use crate::secret::SecretKey;
 use crate::telemetry::outbox as facts;
@@ -91,6 +92,7 @@ struct Shared {
     unannounced: Notify,
     health: watch::Sender<Health>,
     seal: Seal,
+    troubles: OnceLock<Troubles>,
 }
 
 impl Shared {
@@ -103,6 +105,13 @@ impl Shared {
             unannounced: Notify::new(),
             health: watch::Sender::new(Health::Healthy),
             seal,
+            troubles: OnceLock::new(),
+        }
+    }
+
+    fn trouble(&self, trouble: Trouble) {
+        if let Some(troubles) = self.troubles.get() {
+            troubles.tell(trouble);
         }
     }
 
@@ -213,6 +222,11 @@ impl Outbox {
     pub fn with_keys(self, keys: &[SecretKey]) -> Result<Self, OutboxError> {
         self.inner.shared.seal.take(keys)?;
         Ok(self)
+    }
+
+    /// Tells deliveries that the store itself gives up to these; the first call counts.
+    pub fn tell_troubles(&self, troubles: Troubles) {
+        let _ = self.inner.shared.troubles.set(troubles);
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Answer<T>) -> Command) -> Result<T, CommitError> {
@@ -397,7 +411,8 @@ impl Outbox {
     }
 
     /// Makes one delivery due now (dead, delivered or pending). Its schedule starts over; its id and its place in its
-    /// conversation's order stay. One whose webhook is halted is [`Retried::Held`], whatever its state.
+    /// conversation's order stay. One whose webhook is halted is [`Retried::Held`], or
+    /// [`Retried::Halted`] where it is settled.
     pub async fn retry(&self, id: &str) -> Result<Retried, CommitError> {
         let id = id.to_owned();
         self.ask(|answer| Command::Retry { id, payload: None, answer }).await

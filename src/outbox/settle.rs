@@ -263,7 +263,7 @@ pub(super) fn retry_row(txn: &mut Txn<'_>, row: i64, payload: Option<&Payload>) 
     let Some((webhook, state, (lane, seq, idx), ready, reason)) = found else { return Ok(Retried::Unknown) };
     let Some(at) = txn.book.place(webhook) else { return Ok(Retried::Unknown) };
     if txn.book.get(at).halted().is_some() {
-        return Ok(Retried::Held);
+        return Ok(if state == OWED { Retried::Held } else { Retried::Halted });
     }
     let now = txn.now.as_millis();
     if state == OWED {

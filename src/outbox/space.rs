@@ -104,20 +104,31 @@ impl Space {
     fn make_room(&mut self, txn: &mut Txn<'_>, target: u64, slack: u64) -> rusqlite::Result<()> {
         let enough = target.saturating_sub(slack);
         for state in [DELIVERED, DEAD] {
-            for _ in 0..BATCH_ROWS / SLICE_ROWS {
-                if self.used <= enough || purge_oldest(txn, state, i64::MAX, SLICE_ROWS)? == 0 {
-                    break;
-                }
-                self.used = used(txn.conn)?;
-            }
+            self.until(txn, enough, |txn, rows| purge_oldest(txn, state, i64::MAX, rows))?;
         }
         if txn.options.when_full == WhenFull::DropOldestBegin {
-            for _ in 0..BATCH_ROWS / SLICE_ROWS {
-                if self.used <= target || drop_begins(txn, SLICE_ROWS)? == 0 {
-                    break;
-                }
-                self.used = used(txn.conn)?;
+            self.until(txn, target, drop_begins)?;
+        }
+        Ok(())
+    }
+
+    /// Gives rows up until no more than `enough` is in use, or none is left. Few at first, since one may be large: what is
+    /// given up beyond need is at most as much again.
+    fn until(
+        &mut self,
+        txn: &mut Txn<'_>,
+        enough: u64,
+        give_up: impl Fn(&mut Txn<'_>, usize) -> rusqlite::Result<usize>,
+    ) -> rusqlite::Result<()> {
+        let (mut rows, mut gone) = (1, 0);
+        while self.used > enough && gone < BATCH_ROWS {
+            let given = give_up(txn, rows)?;
+            if given == 0 {
+                break;
             }
+            self.used = used(txn.conn)?;
+            gone += given;
+            rows = (rows * 2).min(SLICE_ROWS);
         }
         Ok(())
     }
@@ -150,10 +161,10 @@ pub(super) fn purge_oldest(txn: &mut Txn<'_>, state: i64, before: i64, limit: us
 
 /// Gives up pending `conversation.begin` deliveries, oldest first; held ones stay.
 fn drop_begins(txn: &mut Txn<'_>, limit: usize) -> rusqlite::Result<usize> {
-    let mut rows: Vec<(i64, Arc<str>)> = Vec::new();
+    let mut rows: Vec<(i64, Arc<str>, String)> = Vec::new();
     {
         let mut begins = txn.conn.prepare_cached(
-            "SELECT row, webhook FROM delivery WHERE state = 0 AND event_type = 'conversation.begin' ORDER BY row",
+            "SELECT row, webhook, id FROM delivery WHERE state = 0 AND event_type = 'conversation.begin' ORDER BY row",
         )?;
         let mut found = begins.query([])?;
         let mut looked = 0;
@@ -161,7 +172,7 @@ fn drop_begins(txn: &mut Txn<'_>, limit: usize) -> rusqlite::Result<usize> {
             looked += 1;
             let at = txn.book.place(row.get(1)?);
             if let Some(webhook) = at.map(|at| txn.book.get(at)).filter(|w| w.halted().is_none()) {
-                rows.push((row.get(0)?, Arc::clone(&webhook.name)));
+                rows.push((row.get(0)?, Arc::clone(&webhook.name), row.get(2)?));
             }
             if rows.len() == limit || looked == limits::LIST_SCAN_ROWS {
                 break;
@@ -169,9 +180,9 @@ fn drop_begins(txn: &mut Txn<'_>, limit: usize) -> rusqlite::Result<usize> {
         }
     }
     let dropped = rows.len();
-    for (row, webhook) in rows {
+    for (row, webhook, id) in rows {
         settle::dead(txn, row, 0, "outbox_full", false)?;
-        txn.dropped.push(webhook);
+        txn.dropped.push((webhook, id));
     }
     Ok(dropped)
 }

@@ -81,8 +81,8 @@ pub(super) struct Txn<'a> {
     pub(super) resumed: Vec<i64>,
     /// Deliveries that retention or space removed, for the log.
     pub(super) purged: u64,
-    /// Pending begins that gave way to newer deliveries, for the log.
-    pub(super) dropped: Vec<Arc<str>>,
+    /// Webhook and id of pending begins that gave way to newer deliveries, for the log and whoever hears of troubles.
+    pub(super) dropped: Vec<(Arc<str>, String)>,
     /// Webhooks of begins that were given up because their end is delivered, for the log.
     pub(super) superseded: Vec<Arc<str>>,
     /// Webhook, id and reason of deliveries that were given up because they cannot be read, for the log.

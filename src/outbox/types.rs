@@ -352,6 +352,8 @@ pub enum Retried {
     Unknown,
     /// It is held; resume its webhook instead.
     Held,
+    /// It is settled, and its webhook sends nothing now; resume that first.
+    Halted,
     /// Its payload is gone, for this reason.
     NoPayload(String),
 }

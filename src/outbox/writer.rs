@@ -20,6 +20,7 @@ use super::txn::{Refusal, Txn};
 use super::types::{Batch, CommitError, Options, Ready, Receipt};
 use super::{Health, OutboxError, Shared, apply, lock::Lock, retry, schema, settle};
 use crate::clock::{Clock, millis};
+use crate::event::own::Trouble;
 use crate::limits;
 use crate::telemetry::outbox as facts;
 
@@ -185,13 +186,18 @@ impl Writer {
                     facts::Purged { rows: done.purged }.emit();
                 }
                 if !done.dropped.is_empty() {
-                    facts::BeginsDropped { webhooks: &done.dropped }.emit();
+                    let webhooks: Vec<_> = done.dropped.iter().map(|(webhook, _)| Arc::clone(webhook)).collect();
+                    facts::BeginsDropped { webhooks: &webhooks }.emit();
+                }
+                for (webhook, delivery) in done.dropped {
+                    self.shared.trouble(Trouble::DeliveryDead { webhook, delivery, reason: "outbox_full".to_owned() });
                 }
                 for webhook in &done.superseded {
                     facts::Superseded { webhook }.emit();
                 }
-                for (webhook, delivery, reason) in &done.unreadable {
-                    facts::UnreadableDelivery { webhook, delivery, reason }.emit();
+                for (webhook, delivery, reason) in done.unreadable {
+                    facts::UnreadableDelivery { webhook: &webhook, delivery: &delivery, reason: &reason }.emit();
+                    self.shared.trouble(Trouble::DeliveryDead { webhook, delivery, reason });
                 }
                 self.checkpoint();
             }
@@ -383,7 +389,7 @@ struct Done {
     changed: Vec<usize>,
     full: Option<bool>,
     purged: u64,
-    dropped: Vec<Arc<str>>,
+    dropped: Vec<(Arc<str>, String)>,
     superseded: Vec<Arc<str>>,
     unreadable: Vec<(Arc<str>, String, String)>,
 }

@@ -282,6 +282,15 @@ fn register_changes(engine: &mut Engine) {
     register([map, TypeId::of::<ImmutableString>(), any], set_member);
     register([list, TypeId::of::<INT>(), any], set_element);
     engine.register_global_module(module.into());
+    // As with an array of the script's own: `+=` takes an array's items, and anything else for one.
+    engine.register_raw_fn("+=", [list, any], |_, args| {
+        let item = std::mem::take(args[1]);
+        make_writable(args[0], "+=")?;
+        if let Some(mut array) = args[0].write_lock::<Array>() {
+            array.push(item);
+        }
+        Ok(Dynamic::UNIT)
+    });
 }
 
 fn set_member(args: &mut [&mut Dynamic]) -> Fallible<()> {

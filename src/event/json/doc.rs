@@ -19,6 +19,51 @@ pub struct JsonError {
     pub line: usize,
     /// 1-based column.
     pub column: usize,
+    /// Bytes before it.
+    pub offset: usize,
+}
+
+/// What some editors write before a text. RFC 8259, section 8.1, lets a reader pass over it.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+/// Which element of an array is broken off at `offset`: how many end before that.
+#[must_use]
+pub fn element_at(text: &[u8], offset: usize) -> usize {
+    let (mut depth, mut elements) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in &text[..offset.min(text.len())] {
+        if in_string {
+            in_string = escaped || *byte != b'"';
+            escaped = !escaped && *byte == b'\\';
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b',' if depth == 1 => elements += 1,
+            _ => {}
+        }
+    }
+    elements
+}
+
+/// Valid JSON without the white space between its tokens.
+#[must_use]
+pub fn compact(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    let (mut in_string, mut escaped) = (false, false);
+    for c in json.chars() {
+        if in_string {
+            out.push(c);
+            in_string = escaped || c != '"';
+            escaped = !escaped && c == '\\';
+        } else if !c.is_ascii_whitespace() {
+            out.push(c);
+            in_string = c == '"';
+        }
+    }
+    out
 }
 
 /// One value, or one object key (always directly before its value).
@@ -48,8 +93,9 @@ impl Doc {
     /// Reads one JSON text. Depth is bounded by [`limits::JSON_DEPTH`].
     pub fn parse(bytes: Bytes) -> Result<Arc<Self>, JsonError> {
         if u32::try_from(bytes.len()).is_err() {
-            return Err(JsonError { message: "larger than 4 GiB".into(), line: 1, column: 1 });
+            return Err(JsonError { message: "larger than 4 GiB".into(), line: 1, column: 1, offset: 0 });
         }
+        let bytes = if bytes.starts_with(BYTE_ORDER_MARK) { bytes.slice(BYTE_ORDER_MARK.len()..) } else { bytes };
         if let Err(error) = std::str::from_utf8(&bytes) {
             return Err(position(&bytes, error.valid_up_to(), "not valid UTF-8"));
         }
@@ -89,7 +135,10 @@ struct Indexer<'a> {
 
 impl Indexer<'_> {
     fn error(&self, error: &jiter::JiterError) -> JsonError {
-        let text = error.error_type.to_string();
+        let mut text = error.error_type.to_string();
+        if text.contains("hex escape") {
+            text.push_str(" (half of a character, where a text was cut inside it?)");
+        }
         position(self.data, error.index, &text)
     }
 
@@ -197,7 +246,7 @@ fn position(data: &[u8], index: usize, message: &str) -> JsonError {
     let before = &data[..index.min(data.len())];
     let line = before.split(|b| *b == b'\n').count();
     let column = 1 + before.iter().rev().take_while(|b| **b != b'\n').count();
-    JsonError { message: message.to_owned(), line, column }
+    JsonError { offset: index, message: message.to_owned(), line, column }
 }
 
 /// A place in a [`Doc`].

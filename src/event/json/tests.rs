@@ -43,7 +43,10 @@ fn bad_documents_say_where() {
         ("{\"a\":\n nope}", "expected ident at line 2, column 3"),
         ("[1] 2", "trailing characters at line 1, column 5"),
         ("\"\\q\"", "invalid escape at line 1, column 3"),
-        ("\"\\ud800\"", "unexpected end of hex escape at line 1, column 8"),
+        (
+            "\"\\ud800\"",
+            "unexpected end of hex escape (half of a character, where a text was cut inside it?) at line 1, column 8",
+        ),
         ("NaN", "expected value at line 1, column 1"),
     ] {
         let error = Json::parse(text.to_owned()).expect_err(text).to_string();
@@ -95,4 +98,27 @@ proptest! {
         prop_assert!(!ours || theirs || text.contains(['e', 'E']), "accepted {text:?}");
         prop_assert!(!theirs || ours, "refused {text:?}");
     }
+}
+
+#[test]
+fn of_an_array_it_is_told_which_element_is_broken() {
+    for (text, want) in [
+        (r#"[{"a":1},{"a":2},{"a":}]"#, 2),
+        (r#"[}"#, 0),
+        (r#"[{"a":"x,[y\",]"},[1,2],{"#, 2),
+        (r#"  [ 1 , 2 , tru ]"#, 2),
+    ] {
+        let error = Json::parse(text.to_owned()).err().unwrap_or_else(|| panic!("{text} is read"));
+        assert_eq!(element_at(text.as_bytes(), error.offset), want, "{text}");
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_passed_over() {
+    assert_eq!(Json::parse("\u{feff}[1]").expect("a document").to_bytes(), "[1]");
+}
+
+#[test]
+fn white_space_between_tokens_goes_and_nothing_else() {
+    assert_eq!(compact("{ \"a b\" : [ 1 , \"\\\" c\" ] ,\n\t\"d\": null }"), "{\"a b\":[1,\"\\\" c\"],\"d\":null}");
 }

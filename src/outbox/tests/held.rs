@@ -23,6 +23,7 @@ async fn a_paused_webhook_holds_what_is_pending_and_what_comes() {
 
     // What was in flight may still end.
     rig.settle(due[1].row, Verdict::Delivered).await;
+    assert_eq!(rig.outbox.retry(&due[1].id).await.expect("an answer"), Retried::Halted, "it is not held, and stays so");
     let rig = rig.reopen(options()).await;
     assert_eq!(rig.outbox.standing("crm").await.expect("a look"), Standing::Paused);
     assert_eq!(rig.row("crm").await.held, 3);

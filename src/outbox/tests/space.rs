@@ -1,6 +1,7 @@
 //! The size limit: history gives way, then dead letters, then, where asked for, pending begins.
 
 use super::*;
+use crate::event::own::{Trouble, Troubles};
 
 const MAX: u64 = 2 << 20;
 
@@ -76,6 +77,9 @@ async fn history_gives_way_first_then_the_oldest_dead() {
 #[tokio::test]
 async fn begins_give_way_where_that_is_asked_for() {
     let rig = Rig::with(small(WhenFull::DropOldestBegin));
+    let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let hear = Arc::clone(&told);
+    rig.outbox.tell_troubles(Troubles::to(move |trouble| hear.lock().expect("no panic").push(trouble)));
     for n in 0..10 {
         offer(&rig, big(&format!("b{n}"), "conversation.begin")).await.expect("it fits");
     }
@@ -91,7 +95,9 @@ async fn begins_give_way_where_that_is_asked_for() {
     let retried = rig.outbox.retry("b0").await.expect("an answer");
     assert_eq!(retried, Retried::NoPayload("its payload was dropped when the outbox was full".to_owned()));
     let row = rig.row("crm").await;
-    assert_eq!((row.dead, row.pending), (10, fitted + 1));
+    assert_eq!((row.dead, row.pending), (1, fitted + 1 + 9), "no more than needed");
+    let first = Trouble::DeliveryDead { webhook: "crm".into(), delivery: "b0".into(), reason: "outbox_full".into() };
+    assert_eq!(*told.lock().expect("no panic"), [first]);
     assert!(rig.due_ids("crm").await.contains(&"follower".to_owned()), "a dead begin releases its end");
     let more = fill(&rig, "conversation.failed").await;
     let row = rig.row("crm").await;

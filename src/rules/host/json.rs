@@ -6,7 +6,7 @@ use super::super::engine::check_time;
 use super::super::{render, view};
 use super::{Fallible, bounded};
 use crate::clock::Clock;
-use crate::event::Json;
+use crate::event::{Json, compact};
 
 pub(super) fn register(engine: &mut Engine, clock: &Clock) {
     let clock = clock.clone();
@@ -30,5 +30,6 @@ pub(super) fn register(engine: &mut Engine, clock: &Clock) {
 fn to_json(value: &Dynamic) -> Fallible<ImmutableString> {
     let mut out = Vec::new();
     render::to_json(value, None, "value", &mut out).map_err(|(_, message)| format!("to_json: {message}"))?;
-    bounded(String::from_utf8_lossy(&out).into_owned())
+    // Parts of the event come as they were sent.
+    bounded(compact(&String::from_utf8_lossy(&out)))
 }

@@ -173,13 +173,24 @@ impl Candidate {
         (!found.groups.is_empty()).then_some(found)
     }
 
-    /// Not in the middle of a word, a number, a path or an identifier.
+    /// Not in the middle of a word, a number, a path or an identifier. What is plainly a number to call may have something
+    /// written to its end: an extension, a letter, an underscore.
     fn may_begin(&self, text: &str, start: usize) -> bool {
         let before = text[..start].chars().next_back();
-        let after = text[self.end..].chars().next();
+        let mut rest = text[self.end..].chars();
+        let (after, then) = (rest.next(), rest.next());
         let glued = |c: char| c.is_alphanumeric() || matches!(c, '_' | '#' | '@' | '$' | '€' | '£' | '%');
-        !before.is_some_and(|c| glued(c) || matches!(c, '-' | '.' | '/' | '+' | ','))
-            && !after.is_some_and(|c| glued(c) || c == ':')
+        let begins = !before.is_some_and(|c| glued(c) || matches!(c, '-' | '.' | '/' | '+' | ','))
+            || (self.plus && before == Some('_'));
+        let grouped = !self.separators.is_empty();
+        let ends = match after {
+            Some('_') => self.plus || grouped,
+            Some('x' | 'X') if then.is_some_and(|c| c.is_ascii_digit()) => self.plus || grouped,
+            Some(c) if c.is_alphabetic() => self.plus || (grouped && !then.is_some_and(char::is_alphanumeric)),
+            Some(c) => !glued(c) && c != ':',
+            None => true,
+        };
+        begins && ends
     }
 
     /// Where the number ends: with the run, or, where it begins like one beyond doubt, before other numbers.
@@ -325,6 +336,9 @@ mod tests {
             ("0170 1234567 0171 7654321", "[phone] [phone]"),
             ("GB82 WEST 1234 5698 7654 33", "GB82 WEST [phone]"),
             ("GB82 WEST 1234 5698 7654 32 0170 1234567", "GB82 WEST 1234 5698 7654 32 [phone]"),
+            ("555-123-4567x89 +49-170-1234567x12", "[phone]x89 [phone]x12"),
+            ("+49-170-1234567a Tel:030/901820A", "[phone]a Tel:[phone]A"),
+            ("_+491701234567_ 0170-1234567_", "_[phone]_ [phone]_"),
             ("+491701234567 4711, +49 170 1234567 2 times", "[phone] 4711, [phone] 2 times"),
         ] {
             assert_eq!(plain(redact, text), want, "{text}");
@@ -339,6 +353,9 @@ mod tests {
             "id 1234567890",
             "2026-01-03",
             "2026-01-03 11:38:10",
+            "123-4567abc",
+            "1234567x8",
+            "sku_1234567_",
             "2026-01-03T11:38:10Z",
             "03.01.2026",
             "1/3/2026",

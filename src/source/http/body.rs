@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 
 use super::super::problem::{Item, Problem};
-use crate::event::{Incoming, ItemError, Json, Kind};
+use crate::event::{Incoming, ItemError, Json, Kind, element_at};
 use crate::limits;
 
 /// How the body is to be read.
@@ -88,9 +88,9 @@ fn binary_attributes(headers: &HeaderMap) -> Vec<(String, String)> {
 /// The items of a body without an adapter.
 pub(super) fn items_of(media: Media, body: Bytes) -> Result<Vec<Read>, Problem> {
     match media {
-        Media::Batch => split_batch(body),
-        Media::One => split_one(body),
-        Media::Json | Media::Other => split_json(body),
+        Media::Batch => split_batch(&body),
+        Media::One => split_one(&body),
+        Media::Json | Media::Other => split_json(&body),
         Media::Lines => split_lines(&body),
         Media::Binary(attributes) => {
             let data = if body.is_empty() { None } else { Some(Json::parse(body).map_err(|e| malformed(0, &e))?) };
@@ -102,14 +102,23 @@ pub(super) fn items_of(media: Media, body: Bytes) -> Result<Vec<Read>, Problem> 
 /// One item, or what is wrong with it.
 pub(super) type Read = Result<Incoming, Vec<ItemError>>;
 
-fn split_json(body: Bytes) -> Result<Vec<Read>, Problem> {
-    let root = Json::parse(body).map_err(|e| malformed(0, &e))?;
+/// One document, which may be an array of items.
+fn parse(body: &Bytes) -> Result<Json, Problem> {
+    Json::parse(body.clone()).map_err(|error| {
+        let text = body.trim_ascii_start();
+        let index = if text.starts_with(b"[") { element_at(body, error.offset) } else { 0 };
+        malformed(index, &error)
+    })
+}
+
+fn split_json(body: &Bytes) -> Result<Vec<Read>, Problem> {
+    let root = parse(body)?;
     if root.kind() == Kind::Array { split_array(&root) } else { Ok(vec![Incoming::read(&root)]) }
 }
 
 /// CloudEvents batched mode (HTTP protocol binding 1.0, section 3.3): an array, be it empty.
-fn split_batch(body: Bytes) -> Result<Vec<Read>, Problem> {
-    let root = Json::parse(body).map_err(|e| malformed(0, &e))?;
+fn split_batch(body: &Bytes) -> Result<Vec<Read>, Problem> {
+    let root = parse(body)?;
     if root.kind() != Kind::Array {
         let reason = format!("application/cloudevents-batch+json is an array of events, not {}", root.kind());
         return Ok(vec![Err(vec![ItemError { pointer: String::new(), reason }])]);
@@ -118,8 +127,8 @@ fn split_batch(body: Bytes) -> Result<Vec<Read>, Problem> {
 }
 
 /// CloudEvents structured mode (the same, section 3.2): one event.
-fn split_one(body: Bytes) -> Result<Vec<Read>, Problem> {
-    let root = Json::parse(body).map_err(|e| malformed(0, &e))?;
+fn split_one(body: &Bytes) -> Result<Vec<Read>, Problem> {
+    let root = parse(body)?;
     if root.kind() == Kind::Array {
         let reason =
             "application/cloudevents+json is one event, not an array: several are application/cloudevents-batch+json";
