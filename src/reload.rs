@@ -290,13 +290,34 @@ impl Reloader {
             Err(_) if !changed && !asked => self.shared.last(),
             Err(report) => self.reject(report),
             Ok(generation) if generation.hash == self.generations.borrow().hash => self.unchanged(changed || asked),
-            Ok(generation) => match self.rehearsed(generation).await {
+            Ok(generation) => match self.tried(generation).await {
                 Ok(generation) => self.accept(generation),
                 Err(report) => self.reject(report),
             },
         };
         self.rewatch().await;
         last
+    }
+
+    /// The generation, if the outbox has nothing against it.
+    async fn tried(&self, new: Generation) -> Result<Generation, Report> {
+        self.can_start_again(&new).await?;
+        self.rehearsed(new).await
+    }
+
+    /// Whether everything in the outbox could be opened with these keys. A running sidehook knows the keys of before, but the
+    /// next one would not start.
+    async fn can_start_again(&self, new: &Generation) -> Result<(), Report> {
+        let Some(outbox) = &self.outbox else { return Ok(()) };
+        // An outbox that cannot be read says so itself.
+        let unlisted = outbox.unlisted_keys(new.settings.outbox.encryption_keys.clone()).await.unwrap_or_default();
+        let Some(id) = unlisted.first() else { return Ok(()) };
+        let message = format!(
+            "`outbox.encryption_key` does not list key {id}, which sealed what is still in the outbox: sidehook could not \
+             start again"
+        );
+        let help = "keep it below the new one until `sidehook outbox inspect` shows nothing of it";
+        Err(Report::from(Problem::of_file("sidehook.yaml", message).with_help(help)))
     }
 
     /// The generation, if recent kept events render in it (`reload.canary`).

@@ -36,6 +36,10 @@ async fn every_command_has_help_with_an_example() {
     cli(&[]).await.expect(2);
     cli(&["nonsense"]).await.expect(2);
     cli(&["verify"]).await.expect(2);
+    let verify = ["verify", "--secret", "odd", "--id", "i", "--timestamp", "1", "--signature", "v1,x", "-"];
+    for args in [&verify[..], &["listen", "--secret", "odd"], &["send", "--url", "ftp://x", "-"]] {
+        cli(args).await.expect(2);
+    }
     assert!(cli(&["--version"]).await.expect(0).stdout.contains(env!("CARGO_PKG_VERSION")));
 }
 
@@ -345,7 +349,7 @@ async fn commands_that_need_a_running_sidehook_say_so() {
     let nothing = cli(&["deliveries", "retry", "--config", sidehook.config_arg()]).await.expect(2);
     assert!(nothing.stderr.contains("an ID") && nothing.stderr.contains("--webhook crm"), "{nothing:?}");
     for url in ["https://127.0.0.1:1", "127.0.0.1:7071", "nonsense"] {
-        let told = cli(&["deliveries", "retry", "msg_x", "--admin", url]).await.expect(1);
+        let told = cli(&["deliveries", "retry", "msg_x", "--admin", url]).await.expect(2);
         assert!(told.stderr.contains("http://HOST:PORT or unix:/path"), "{told:?}");
     }
 }

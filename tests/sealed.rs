@@ -65,6 +65,14 @@ async fn what_was_said_is_in_no_file_and_is_delivered_over_restarts_and_new_keys
     sidehook.send(&say("e2", "a.b")).await;
     receiver.wait("/down", 2).await;
     assert!(!shown(&sidehook));
+    // Without the key that sealed what is there, no reload: the next start would fail.
+    sidehook.write("key", &second);
+    let refused = sidehook.admin_post("/api/v1/reload", "").await.json();
+    assert_eq!(refused["result"], "rejected", "{refused}");
+    let why = refused["problems"][0]["message"].as_str().unwrap();
+    assert!(why.contains("`outbox.encryption_key` does not list key "), "{why}");
+    sidehook.write("key", &format!("{second}{first}"));
+    sidehook.admin_post("/api/v1/reload", "").await.expect(200);
     let data = sidehook.config.join("data");
     let inspected = cli(&["outbox", "inspect", "--json", data.to_str().unwrap()]).await.expect(0).json();
     assert_eq!(inspected["keys"].as_array().map(Vec::len), Some(2), "{inspected}");

@@ -9,7 +9,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{exit, print, runtime};
+use super::{UsageError, exit, print, runtime};
 use crate::clock::Clock;
 use crate::config::model::Listen;
 use crate::config::values;
@@ -79,7 +79,8 @@ async fn serve(args: Args) -> anyhow::Result<u8> {
     let Args { addr, secret, tolerance, tls: self_signed, ca_file, cert, key, status, count, json } = args;
     let mut keys = Vec::with_capacity(secret.len());
     for secret in secret {
-        keys.push(VerifyKey::parse(&Secret::new(secret)).context("--secret")?);
+        let key = VerifyKey::parse(&Secret::new(secret));
+        keys.push(key.map_err(|error| UsageError(format!("--secret: {error}")))?);
     }
     let read = |file: &PathBuf| std::fs::read(file).with_context(|| file.display().to_string());
     let server = match (self_signed, &cert, &key) {

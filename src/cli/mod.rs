@@ -24,7 +24,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::clock::Clock;
@@ -40,7 +40,7 @@ pub mod exit {
     pub const OK: u8 = 0;
     /// The command ran and failed.
     pub const FAILED: u8 = 1;
-    /// The arguments are wrong (clap's own).
+    /// The arguments are wrong.
     pub const USAGE: u8 = 2;
     /// The configuration is invalid, or not there.
     pub const CONFIG: u8 = 64;
@@ -135,7 +135,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Nowhere left to report to when standard error is closed.
             let _ = writeln!(std::io::stderr(), "sidehook: {}", told(&error));
-            ExitCode::from(exit::FAILED)
+            ExitCode::from(if error.is::<UsageError>() { exit::USAGE } else { exit::FAILED })
         }
     }
 }
@@ -216,17 +216,24 @@ fn read_outbox(named: Option<&Path>, config: &Path) -> anyhow::Result<Result<Out
     Ok(Ok(Outbox::open_read_only(&path, Clock::System)?.with_keys(&keys)?))
 }
 
+/// A value of an option that cannot be one.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
 /// Where a listener of a sidehook on this host is, with the path of the URL: `http://HOST:PORT/path` or `unix:/path`.
 fn address(option: &str, text: &str) -> anyhow::Result<(Listen, String)> {
     if let Some(path) = text.strip_prefix("unix:") {
         return Ok((Listen::Unix(PathBuf::from(path.strip_prefix("//").unwrap_or(path))), "/".to_owned()));
     }
+    let usage = |message: String| UsageError(format!("{option} {text}: {message}"));
     let url = match url::Url::parse(text) {
         Ok(url) if url.scheme() == "http" && url.has_host() => url,
         Ok(url) if url.scheme() == "https" => {
-            bail!("{option} {text}: a sidehook's own listeners speak plain http; write http://HOST:PORT or unix:/path")
+            let message = "a sidehook's own listeners speak plain http; write http://HOST:PORT or unix:/path";
+            return Err(usage(message.to_owned()).into());
         }
-        _ => bail!("{option} {text}: write http://HOST:PORT or unix:/path"),
+        _ => return Err(usage("write http://HOST:PORT or unix:/path".to_owned()).into()),
     };
     let addresses = url.socket_addrs(|| None).with_context(|| format!("{option} {text}"))?;
     let first = addresses.into_iter().next().with_context(|| format!("{option} {text}: the host has no address"))?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::{exit, print};
+use super::{UsageError, exit, print};
 use crate::clock::Clock;
 use crate::config::values;
 use crate::secret::Secret;
@@ -46,7 +46,8 @@ pub fn run(args: Args) -> anyhow::Result<u8> {
     let Args { secret, id, timestamp, signature, tolerance, no_tolerance, file } = args;
     let mut keys = Vec::with_capacity(secret.len());
     for secret in secret {
-        keys.push(VerifyKey::parse(&Secret::new(secret)).context("--secret")?);
+        let key = VerifyKey::parse(&Secret::new(secret));
+        keys.push(key.map_err(|error| UsageError(format!("--secret: {error}")))?);
     }
     let body = if file.as_os_str() == "-" {
         let mut body = Vec::new();

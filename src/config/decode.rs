@@ -179,6 +179,7 @@ impl<'a> Decoder<'a> {
         problems.extend(self.found.iter().filter_map(|found| self.dress(found)));
         problems.sort_by(|a, b| (&a.file, a.line, a.column, &a.message).cmp(&(&b.file, b.line, b.column, &b.message)));
         problems.dedup();
+        problems.iter_mut().for_each(Problem::make_printable);
         let omitted = problems.len().saturating_sub(limits::CONFIG_PROBLEMS);
         problems.truncate(limits::CONFIG_PROBLEMS);
         Report { problems, omitted }

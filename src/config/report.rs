@@ -49,6 +49,18 @@ impl Problem {
         self
     }
 
+    /// Replaces what would change how a terminal shows the rest: control characters, and those that turn the direction.
+    pub(super) fn make_printable(&mut self) {
+        let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let bad = |c: char| (c.is_control() && c != '\t' && c != '\n') || turns(c);
+        let texts = [Some(&mut self.file), Some(&mut self.message), self.source_line.as_mut(), self.help.as_mut()];
+        for text in texts.into_iter().flatten() {
+            if text.contains(bad) {
+                *text = text.chars().map(|c| if bad(c) { '\u{fffd}' } else { c }).collect();
+            }
+        }
+    }
+
     /// `file`, `file:line` or `file:line:column`.
     #[must_use]
     pub fn place(&self) -> String {
@@ -179,6 +191,16 @@ impl Paint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_would_move_a_terminal_is_replaced() {
+        let mut problem = Problem::of_file("a.yaml", "\u{1b}[31mred\u{202e}").with_help("tab\tstays");
+        problem.make_printable();
+        assert_eq!(
+            (problem.message.as_str(), problem.help.as_deref()),
+            ("\u{fffd}[31mred\u{fffd}", Some("tab\tstays"))
+        );
+    }
 
     #[test]
     fn a_problem_reads_like_a_compiler_error() {

@@ -89,7 +89,7 @@ impl Prepared {
         let started = clock.instant();
         let answer = match (request, way) {
             (Ok(request), Ok(way)) => Ok(way.send(request, webhook.timeout).await),
-            (Ok(_), Err(message)) => Ok(Err(Failure { fault: Fault::Tls, message })),
+            (Ok(_), Err(message)) => Ok(Err(Failure::new(Fault::Tls, message))),
             (Err(unsendable), _) => Err(unsendable),
         };
         let took = started.elapsed();
@@ -99,8 +99,9 @@ impl Prepared {
                 let text = (!body.is_empty()).then(|| String::from_utf8_lossy(&body).into_owned());
                 (Ok((Outcome::Status(status), wait)), explain(status).map(str::to_owned), text)
             }
-            Ok(Err(Failure { fault, message })) => {
-                (Ok((Outcome::Fault(fault), None)), Some(webhook.hide_host(message)), None)
+            Ok(Err(Failure { fault, message, body })) => {
+                let text = (!body.is_empty()).then(|| String::from_utf8_lossy(&body).into_owned());
+                (Ok((Outcome::Fault(fault), None)), Some(webhook.hide_host(message)), text)
             }
             Err(unsendable) => {
                 let message = unsendable.to_string();

@@ -277,7 +277,7 @@ impl Ingest {
                     let wait = matches!(status, 408 | 425 | 429 | 500..600).then(|| asked.unwrap_or_default());
                     (format!("it answered {status}"), wait)
                 }
-                Err(Failure { fault, message }) => {
+                Err(Failure { fault, message, .. }) => {
                     let helps = matches!(fault, Fault::Connect | Fault::Reset | Fault::Timeout | Fault::Auth);
                     (message, helps.then_some(Duration::ZERO))
                 }

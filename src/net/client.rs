@@ -49,6 +49,15 @@ pub struct Failure {
     pub fault: Fault,
     /// For a person. Holds host names and addresses, never headers or paths.
     pub message: String,
+    /// What came of the answer's body before it broke off.
+    pub body: Bytes,
+}
+
+impl Failure {
+    /// One without any of an answer's body.
+    pub fn new(fault: Fault, message: impl Into<String>) -> Self {
+        Self { fault, message: message.into(), body: Bytes::new() }
+    }
 }
 
 impl Client {
@@ -92,10 +101,8 @@ impl Client {
     /// Sends one request, and hands its answer on once the head is there, which `timeout` covers.
     pub async fn stream(&self, request: Request<Full<Bytes>>, timeout: Duration) -> Result<Streaming, Failure> {
         let answer = tokio::time::timeout(timeout, self.inner.request(request)).await;
-        let answer = answer.map_err(|_| Failure {
-            fault: Fault::Timeout,
-            message: format!("an answer did not come within {}", shown(timeout)),
-        })?;
+        let answer = answer
+            .map_err(|_| Failure::new(Fault::Timeout, format!("an answer did not come within {}", shown(timeout))))?;
         let (head, body) = answer.map_err(|e| failure(&e))?.into_parts();
         let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         Ok(Streaming { status: head.status.as_u16(), content_type: content_type.to_owned(), body })
@@ -108,22 +115,25 @@ impl Client {
         timeout: Duration,
         most: usize,
     ) -> Result<Answer, Failure> {
-        let mut head = None;
+        let (mut head, mut body) = (None, BytesMut::new());
         let exchange = async {
             let response = self.inner.request(request).await.map_err(|e| failure(&e))?;
-            read(response, &mut head, most).await
+            read(response, &mut head, &mut body, most).await
         };
-        match tokio::time::timeout(timeout, exchange).await {
-            Ok(Ok(body)) => Ok(head.map_or_else(Answer::default, |head: Answer| Answer { body, ..head })),
-            // What a refusal says is known from its head; its body is only for show.
-            Ok(Err(failure)) => refusal(head).ok_or(failure),
+        let done = tokio::time::timeout(timeout, exchange).await;
+        let body = body.freeze();
+        let failure = match done {
+            Ok(Ok(())) => return Ok(Answer { body, ..head.unwrap_or_default() }),
+            Ok(Err(failure)) => failure,
             Err(_) => {
                 let missing = if head.is_some() { "the end of the answer's body" } else { "an answer" };
-                refusal(head).ok_or_else(|| Failure {
-                    fault: Fault::Timeout,
-                    message: format!("{missing} did not come within {}", shown(timeout)),
-                })
+                Failure::new(Fault::Timeout, format!("{missing} did not come within {}", shown(timeout)))
             }
+        };
+        match head {
+            // What a refusal says is known from its head; its body is only for show.
+            Some(head) if !(200..300).contains(&head.status) => Ok(Answer { body, ..head }),
+            _ => Err(Failure { body, ..failure }),
         }
     }
 }
@@ -161,17 +171,17 @@ impl Default for Answer {
     }
 }
 
-fn refusal(head: Option<Answer>) -> Option<Answer> {
-    head.filter(|answer| !(200..300).contains(&answer.status))
-}
-
-/// Reads the body up to the limit; leaves the head in `head` as soon as it is known. Dropping the rest closes an
-/// HTTP/1.1 connection and resets an HTTP/2 stream.
-async fn read(response: Response<Incoming>, head: &mut Option<Answer>, most: usize) -> Result<Bytes, Failure> {
+/// Reads the body up to the limit; leaves the head in `head` as soon as it is known, and what came of the body in `read`.
+/// Dropping the rest closes an HTTP/1.1 connection and resets an HTTP/2 stream.
+async fn read(
+    response: Response<Incoming>,
+    head: &mut Option<Answer>,
+    read: &mut BytesMut,
+    most: usize,
+) -> Result<(), Failure> {
     let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).map(str::to_owned);
     *head = Some(Answer { status: response.status().as_u16(), retry_after, body: Bytes::new() });
     let mut body = response.into_body();
-    let mut read = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| failure(&e))?;
         let Some(data) = frame.data_ref() else { continue };
@@ -181,7 +191,7 @@ async fn read(response: Response<Incoming>, head: &mut Option<Answer>, most: usi
             break;
         }
     }
-    Ok(read.freeze())
+    Ok(())
 }
 
 /// Classifies whatever hyper says by what is at the bottom of it.
@@ -217,5 +227,5 @@ fn failure(error: &(dyn StdError + 'static)) -> Failure {
         next = error.source();
     }
     let message = message.unwrap_or_else(|| format!("the connection broke before the answer was complete: {deepest}"));
-    Failure { fault, message }
+    Failure::new(fault, message)
 }

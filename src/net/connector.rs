@@ -21,6 +21,7 @@ use super::either::Either;
 use super::gathered::Gathered;
 use super::guard::{Denied, Guard};
 use super::proxy::{self, TunnelError};
+use super::unclosed::Unclosed;
 use crate::config::model::Proxy;
 use crate::limits;
 
@@ -105,7 +106,7 @@ impl Connector {
         };
         let _ = stream.set_nodelay(true);
         if !secure {
-            return Ok(Either::A(Either::A(stream)));
+            return Ok(Either::A(Unclosed(Either::A(stream))));
         }
         let name = match &self.server_name {
             Some(name) => name.clone(),
@@ -116,7 +117,7 @@ impl Connector {
         Ok(if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             Either::B(Box::new(Gathered::new(stream)))
         } else {
-            Either::A(Either::B(Box::new(stream)))
+            Either::A(Unclosed(Either::B(Box::new(stream))))
         })
     }
 
@@ -227,12 +228,12 @@ impl Connection for Transport {
 }
 
 /// A connection to a destination: for HTTP/1.1, or of the second kind for HTTP/2.
-pub(super) type Outgoing = Either<Transport, Box<Gathered<TlsStream<TcpStream>>>>;
+pub(super) type Outgoing = Either<Unclosed<Transport>, Box<Gathered<TlsStream<TcpStream>>>>;
 
 impl Connection for Outgoing {
     fn connected(&self) -> Connected {
         match self {
-            Self::A(stream) => stream.connected(),
+            Self::A(stream) => stream.0.connected(),
             Self::B(_) => Connected::new().negotiated_h2(),
         }
     }

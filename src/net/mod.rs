@@ -17,6 +17,7 @@ pub mod relay;
 pub mod serve;
 pub mod tls;
 mod token;
+mod unclosed;
 
 pub use client::{AGENT, Answer, Client, Failure, Streaming};
 pub use connections::connections;

@@ -211,19 +211,59 @@ async fn the_deadline_covers_the_body_and_nothing_is_read_beyond_the_limit() {
     let (silent, _) = canned(b"", Then::Stall).await;
     let (dripping, _) = canned(b"HTTP/1.1 200 OK\r\ncontent-length: 4000\r\n\r\n", Then::Drip).await;
     let (stalling, _) = canned(b"HTTP/1.1 200 OK\r\ncontent-length: 4000\r\n\r\nabc", Then::Stall).await;
-    for (url, text) in [(silent, "an answer did not"), (dripping, "answer's body did not"), (stalling, "body did not")]
+    for (url, text, came) in
+        [(silent, "an answer did not", ""), (dripping, "answer's body did not", "x"), (stalling, "body did not", "abc")]
     {
         let failure = plain_client().send(post(&url), short).await.expect_err("a timeout");
         assert_eq!(failure.fault, Fault::Timeout, "{}", failure.message);
         assert!(failure.message.contains(text), "{}", failure.message);
+        assert!(failure.body.starts_with(came.as_bytes()), "what came is kept: {:?}", failure.body);
     }
     let (refusing, _) = canned(b"HTTP/1.1 400 Bad\r\ncontent-length: 4000\r\n\r\nabc", Then::Stall).await;
     let answer = plain_client().send(post(&refusing), short).await.expect("a refusal is known from its head");
-    assert_eq!(answer.status, 400);
+    assert_eq!((answer.status, &answer.body[..]), (400, &b"abc"[..]));
 
     let (endless, _) = canned(b"HTTP/1.1 200 OK\r\n\r\n", Then::Endless).await;
     let answer = plain_client().send(post(&endless), Duration::from_secs(20)).await.expect("enough was read");
     assert_eq!((answer.status, answer.body.len()), (200, limits::RESPONSE_BYTES));
+}
+
+#[tokio::test]
+async fn an_answer_may_end_without_tls_saying_so_but_not_in_its_middle() {
+    let made = self_signed(&["localhost".to_owned()]).expect("certificates");
+    let tls = Tls { ca: vec![made.ca], ..Tls::default() };
+    let mut settings = made.server;
+    settings.alpn_protocols = Vec::new();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(settings));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let url = format!("https://localhost:{}/hook", listener.local_addr().expect("bound").port());
+    let client = Client::new(&tls, guard(&Egress::default()), AT_ONCE).expect("a client");
+    for (said, whole) in [
+        ("HTTP/1.0 200 OK\r\n\r\nall of it", true),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nall of it", true),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nall of it", false),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n9\r\nall of it\r\n", false),
+        ("HTTP/1.1 200 OK\r\n", false),
+    ] {
+        let serve = async {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let mut stream = acceptor.accept(stream).await.expect("shaken hands");
+            let mut buffer = vec![0; 4096];
+            let _ = stream.read(&mut buffer).await.expect("a request");
+            stream.write_all(said.as_bytes()).await.expect("sent");
+            stream.flush().await.expect("sent");
+            // The connection ends below TLS, which says nothing.
+            stream.get_mut().0.shutdown().await.expect("an end");
+            let _ = stream.read(&mut buffer).await;
+        };
+        let (answer, ()) = tokio::join!(client.send(post(&url), Duration::from_secs(20)), serve);
+        match answer {
+            Ok(answer) => {
+                assert_eq!((answer.status, &answer.body[..], whole), (200, &b"all of it"[..], true), "{said}");
+            }
+            Err(failure) => assert_eq!((failure.fault, whole), (Fault::Reset, false), "{said}: {}", failure.message),
+        }
+    }
 }
 
 #[tokio::test]

@@ -268,7 +268,7 @@ impl Tokens {
 
     fn failure(&self, what: &str) -> Failure {
         let host = self.settings.token_url.host_str().unwrap_or_default();
-        Failure { fault: Fault::Auth, message: format!("no token from the token endpoint {host}: {what}") }
+        Failure::new(Fault::Auth, format!("no token from the token endpoint {host}: {what}"))
     }
 }
 

@@ -257,6 +257,12 @@ impl Outbox {
         }
     }
 
+    /// The keys, by their ids, that sealed something which is still there and are not among these: with these alone the
+    /// outbox could not be opened again. Reads the whole store where there is such a key.
+    pub async fn unlisted_keys(&self, keys: Vec<SecretKey>) -> Result<Vec<String>, OutboxError> {
+        self.look_at_length(move |conn, _, _| seal::unlisted(conn, &keys)).await
+    }
+
     /// Tells which webhooks exist now. Pending deliveries of removed or disabled ones become held, held ones of
     /// returned ones pending again; a 410 is forgotten when the file's hash differs. Durable before it resolves.
     pub async fn set_webhooks(&self, webhooks: Vec<KnownWebhook>) -> Result<(), CommitError> {

@@ -310,6 +310,17 @@ fn entered(conn: &Connection) -> rusqlite::Result<Vec<(KeyId, Vec<u8>)>> {
     all.query_map([], |row| Ok((KeyId::read(row.get_ref(0)?.as_blob()?), row.get(1)?)))?.collect()
 }
 
+/// The keys, by their ids, that sealed something which is still there and are not among these.
+pub(super) fn unlisted(conn: &Connection, keys: &[SecretKey]) -> rusqlite::Result<Vec<String>> {
+    let mut missing = Vec::new();
+    for (id, _) in entered(conn)? {
+        if !keys.iter().any(|key| KeyId::of(key) == id) && is_used(conn, id)? {
+            missing.push(id.to_string());
+        }
+    }
+    Ok(missing)
+}
+
 fn used_in(id: KeyId, table: &str, column: &str, what: &str) -> (String, [u8; MAGIC.len() + ID_BYTES]) {
     let begins = id.beginning();
     (format!("SELECT {what} FROM {table} WHERE substr({column}, 1, {}) = ?1", begins.len()), begins)
