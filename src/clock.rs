@@ -59,7 +59,23 @@ impl Timestamp {
     /// Parses RFC 3339, with any offset.
     #[must_use]
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
-        text.parse::<jiff::Timestamp>().ok().map(|t| Self(t.as_millisecond()))
+        // RFC 3339 knows offsets up to 23:59.
+        if let Some(at) = text.rfind(['+', '-']).filter(|at| *at > "2026-01-03".len())
+            && text[at + 1..].get(..2).is_some_and(|hours| hours > "23")
+        {
+            return None;
+        }
+        match text.parse::<jiff::Timestamp>() {
+            Ok(time) => Some(Self(time.as_millisecond())),
+            Err(_) => Self::parse_last_day(text),
+        }
+    }
+
+    /// The end of the year 9999, which stands for "never" in many systems, lies behind the last of jiff's points in time.
+    fn parse_last_day(text: &str) -> Option<Self> {
+        let time: jiff::civil::DateTime = text.strip_suffix(['Z', 'z'])?.parse().ok()?;
+        let since = time.duration_since(jiff::civil::date(1970, 1, 1).at(0, 0, 0, 0));
+        i64::try_from(since.as_millis()).ok().map(Self)
     }
 }
 
@@ -257,7 +273,12 @@ mod tests {
         assert_eq!(t.to_string(), "2026-01-03T11:38:10.000Z");
         assert_eq!(Timestamp::from_millis(1_500).to_string(), "1970-01-01T00:00:01.500Z");
         assert_eq!(Timestamp::from_millis(i64::MAX).to_string(), "9999-12-31T23:59:59.999Z");
-        assert!(Timestamp::parse_rfc3339("yesterday").is_none());
+        for text in ["yesterday", "2026-01-03T12:38:10+25:00", "2026-01-03", "2026-01-03T12:38:10", "9999-12-31", "Z"] {
+            assert!(Timestamp::parse_rfc3339(text).is_none(), "{text}");
+        }
+        let never = Timestamp::parse_rfc3339("9999-12-31T23:59:59Z").expect("a time");
+        assert_eq!(never.as_millis(), 253_402_300_799_000);
+        assert!(Timestamp::parse_rfc3339("2026-01-03T12:38:10-23:59").is_some());
     }
 
     #[test]

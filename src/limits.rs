@@ -208,6 +208,8 @@ pub const RETENTION_BUSY: Duration = Duration::from_millis(100);
 pub const OUTBOX_RESERVE_BYTES: u64 = 1024 * 1024;
 /// Pages of the outbox's log, of 8 KiB, after which copying them into the store begins.
 pub const CHECKPOINT_PAGES: i32 = 500;
+/// How often it is looked whether the store's file is still there.
+pub const STORE_LOOK: Duration = Duration::from_secs(1);
 /// Pages of the log from which commits wait for the rest of the copying, so that it begins anew; at twice as many they wait
 /// for all of it.
 pub const LOG_PAGES: i32 = 1500;

@@ -222,7 +222,8 @@ impl Tokens {
         let request = self.request().map_err(|message| self.failure(&message))?;
         let answer = match self.client.fetch(request, timeout, limits::TOKEN_BYTES).await {
             Ok(answer) => answer,
-            Err(failure) => return Err(self.failure(&failure.message)),
+            // As if the destination itself could not be reached.
+            Err(failure) => return Err(Failure { fault: failure.fault, ..self.failure(&failure.message) }),
         };
         if !(200..300).contains(&answer.status) {
             let code = error_code(&answer.body, &self.settings).map(|code| format!(" ({code})")).unwrap_or_default();

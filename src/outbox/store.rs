@@ -27,6 +27,24 @@ pub(super) struct Store {
     checkpointer: Checkpointer,
     /// The key that seals, once the store knows of it.
     pub(super) sealing: Option<KeyId>,
+    /// Which file it is.
+    pub(super) file: Option<FileIdentity>,
+}
+
+/// Which file a path leads to: its device and its number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileIdentity(u64, u64);
+
+impl FileIdentity {
+    /// `None` where there is no file.
+    pub(super) fn of(path: &Path) -> std::io::Result<Option<Self>> {
+        use std::os::unix::fs::MetadataExt as _;
+        match std::fs::metadata(path) {
+            Ok(found) => Ok(Some(Self(found.dev(), found.ino()))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 impl Store {
@@ -53,7 +71,13 @@ impl Store {
             waited_pages: 0,
             checkpointer: Checkpointer::default(),
             sealing: None,
+            file: FileIdentity::of(&schema::file(dir)).ok().flatten(),
         })
+    }
+
+    /// Whether its file was removed, or another one put into its place: what is written then is lost with the process.
+    pub(super) fn is_gone(&self, dir: &Path) -> bool {
+        self.file.is_some() && FileIdentity::of(&schema::file(dir)).is_ok_and(|found| found != self.file)
     }
 
     pub(super) fn log_holds_something(&self) -> bool {

@@ -15,7 +15,7 @@ use super::command::{Command, Job, Reply, answer, refuse};
 use super::ledger::Book;
 use super::retention::Retention;
 use super::space::{self, Space};
-use super::store::Store;
+use super::store::{FileIdentity, Store};
 use super::txn::{Refusal, Txn};
 use super::types::{Batch, CommitError, Options, Ready, Receipt};
 use super::{Health, OutboxError, Shared, apply, lock::Lock, retry, schema, settle};
@@ -27,6 +27,8 @@ use crate::telemetry::outbox as facts;
 /// The failed state.
 struct Latch {
     why: String,
+    /// The file that was taken away; nothing else is opened in its place.
+    gone: Option<FileIdentity>,
     try_at: Instant,
     backoff: Duration,
 }
@@ -44,6 +46,8 @@ pub(super) struct Writer {
     crowded: bool,
     /// When there was last something to commit.
     asked_at: Instant,
+    /// When it was last looked whether the store's file is still there.
+    looked_at: Instant,
     _lock: Lock,
 }
 
@@ -67,6 +71,7 @@ impl Writer {
             retention,
             crowded: false,
             asked_at: clock.instant(),
+            looked_at: clock.instant(),
             clock,
             shared,
             _lock: lock,
@@ -102,6 +107,7 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => self.empty_log(),
                 Err(RecvTimeoutError::Disconnected) => return self.end(),
             }
+            self.look();
             self.reopen();
             let mut closing = None;
             let mut maintain = None;
@@ -208,7 +214,7 @@ impl Writer {
                 }
             }
             Err(Stop::Store(error)) => {
-                let why = self.latch(&error, work.len());
+                let why = self.latch(schema::explain(&schema::file(&self.dir), &error).to_string(), work.len());
                 for command in work {
                     refuse(command, &why);
                 }
@@ -281,12 +287,34 @@ impl Writer {
         self.store.as_ref().err().map_or_else(String::new, |latch| latch.why.clone())
     }
 
+    /// Looks from time to time whether the store's file is still there.
+    fn look(&mut self) {
+        let now = self.clock.instant();
+        if now.duration_since(self.looked_at) < limits::STORE_LOOK {
+            return;
+        }
+        self.looked_at = now;
+        let Ok(store) = &self.store else { return };
+        if store.is_gone(&self.dir) {
+            let file = store.file;
+            let path = schema::file(&self.dir);
+            let why = format!(
+                "{}: the file was removed or replaced while sidehook ran; put it back, or start sidehook again, with an \
+                 empty store or a backup",
+                path.display()
+            );
+            self.latch(why, 0);
+            if let Err(latch) = &mut self.store {
+                latch.gone = file;
+            }
+        }
+    }
+
     /// Closes the store and remembers why.
-    fn latch(&mut self, error: &rusqlite::Error, refused: usize) -> String {
-        let why = schema::explain(&schema::file(&self.dir), error).to_string();
+    fn latch(&mut self, why: String, refused: usize) -> String {
         facts::StoreFailed { error: &why, refused }.emit();
         let backoff = limits::REOPEN_BACKOFF.0;
-        self.store = Err(Latch { why: why.clone(), try_at: self.clock.instant() + backoff, backoff });
+        self.store = Err(Latch { gone: None, why: why.clone(), try_at: self.clock.instant() + backoff, backoff });
         self.shared.health.send_replace(Health::Failed(why.clone()));
         why
     }
@@ -295,6 +323,11 @@ impl Writer {
     fn reopen(&mut self) {
         let Err(latch) = &mut self.store else { return };
         if self.clock.instant() < latch.try_at {
+            return;
+        }
+        let found = FileIdentity::of(&schema::file(&self.dir)).ok().flatten();
+        if latch.gone.is_some() && latch.gone != found {
+            latch.try_at = self.clock.instant() + latch.backoff;
             return;
         }
         match Store::open(&self.dir, &self.shared.seal, true) {
@@ -318,7 +351,7 @@ impl Writer {
     fn checkpoint(&mut self) {
         let Ok(store) = &mut self.store else { return };
         if let Err(error) = store.checkpoint(&self.dir) {
-            self.latch(&error, 0);
+            self.latch(schema::explain(&schema::file(&self.dir), &error).to_string(), 0);
         }
     }
 
@@ -329,7 +362,7 @@ impl Writer {
             && !self.retention.busy()
             && let Err(error) = store.empty_log()
         {
-            self.latch(&error, 0);
+            self.latch(schema::explain(&schema::file(&self.dir), &error).to_string(), 0);
         }
     }
 

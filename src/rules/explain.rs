@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use rhai::{Dynamic, EvalAltResult, ImmutableString, ParseError, ParseErrorType, Position};
+use rhai::{Dynamic, EvalAltResult, ImmutableString, LexError, ParseError, ParseErrorType, Position};
 
 use super::engine::{TOO_LARGE, TOO_LONG, TOO_MUCH};
 use super::lint;
@@ -24,6 +24,9 @@ pub(super) fn parse_error(file: &str, text: &str, error: &ParseError) -> ScriptP
     let message = match error.err_type() {
         ParseErrorType::VariableUndefined(name) => undefined(name, text),
         ParseErrorType::ModuleUndefined(name) => unknown_module(name),
+        ParseErrorType::BadInput(LexError::MalformedChar(text)) => {
+            format!("'{text}' is no single character: a text stands in double quotes, \"{text}\"")
+        }
         ParseErrorType::ExprTooDeep => {
             format!("an expression is nested deeper than {} levels", limits::SCRIPT_EXPRESSION_DEPTH)
         }
@@ -69,6 +72,9 @@ fn undefined(name: &str, text: &str) -> String {
         return format!("`{name}` is a constant of the script: inside a function write global::{name}");
     }
     let names = declared.iter().map(|(_, word)| *word).chain(["event", "payload"]);
+    if matches!(name, "event" | "payload") {
+        return format!("`{name}` is not here: `when` sees `event` alone, and a function what it takes as parameters");
+    }
     match lint::nearest(name, names) {
         Some(near) => format!("unknown variable `{name}`: did you mean `{near}`?"),
         None => format!("unknown variable `{name}`: declare it with let, or take it as a parameter"),

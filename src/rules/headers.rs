@@ -26,7 +26,7 @@ pub(super) fn check(given: &Dynamic, reserved: &[String], file: &str) -> Result<
     }
     let given = view::thaw(given).map_err(|error| error.to_string())?;
     let Some(map) = given.read_lock::<Map>() else {
-        return Err(format!("headers gave {}; it returns a map of names and values, or ()", given.type_name()));
+        return Err(format!("headers gave {}; it returns a map of names and values, or ()", view::describe(&given)));
     };
     if map.len() > limits::RULE_HEADERS {
         return Err(format!("headers gave {} headers; at most {} are sent", map.len(), limits::RULE_HEADERS));
@@ -41,7 +41,7 @@ pub(super) fn check(given: &Dynamic, reserved: &[String], file: &str) -> Result<
         let Some(text) = text(value) else {
             return Err(format!(
                 "the header {name} is {}; a header is a string, a number, true, false, or () to leave it out",
-                value.type_name()
+                view::describe(value)
             ));
         };
         if text.contains(['\r', '\n']) {

@@ -332,7 +332,9 @@ impl<'a> Run<'a> {
 
     fn accepts(&mut self, rule: &'a Rule) -> Result<bool, RuleError> {
         let given = self.call(rule, "accept", &mut [view::of_event(&self.event.root)])?;
-        given.as_bool().map_err(|kind| fault(rule, "accept", "type", format!("gave {kind}, not true or false")))
+        given
+            .as_bool()
+            .map_err(|_| fault(rule, "accept", "type", format!("gave {}, not true or false", view::describe(&given))))
     }
 
     /// What `transform` returned: a map, an array of maps, or nothing.

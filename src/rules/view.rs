@@ -125,9 +125,12 @@ pub(super) fn describe(value: &Dynamic) -> String {
         "string" => "a string".into(),
         "i64" | "f64" => "a number".into(),
         "bool" => "a boolean".into(),
-        "array" => "an array".into(),
+        "char" => "a character".into(),
+        "Fn" => "a function".into(),
         "()" => "()".into(),
-        _ if value.read_lock::<Array>().is_some() || json_of(value).is_some() => "an array".into(),
+        _ if value.read_lock::<Map>().is_some() || value.read_lock::<MapView>().is_some() => "a map".into(),
+        _ if value.read_lock::<Array>().is_some() || value.read_lock::<ListView>().is_some() => "an array".into(),
+        _ if name.contains("Range") => "a range".into(),
         _ => format!("a value of type {name}"),
     }
 }

@@ -210,6 +210,7 @@ async fn a_stalling_endpoint_costs_the_attempt_only_while_there_is_no_good_token
     server.state.gate.forget_permits(1000);
     let failure = way.send(server.hook(), Duration::from_millis(300)).await.expect_err("no token");
     assert!(failure.message.contains("an answer did not come within"), "{}", failure.message);
+    assert_eq!(failure.fault, Fault::Timeout);
     server.state.gate.add_permits(1000);
     assert_eq!(way.send(server.hook(), LONG).await.expect("an answer").status, 204);
 

@@ -30,6 +30,31 @@ async fn a_failed_store_latches_and_comes_back() {
     assert_eq!(rig.due_ids("crm").await, ["a", "c"]);
 }
 
+#[tokio::test]
+async fn nothing_is_acknowledged_once_the_file_is_gone_and_what_comes_back_is_taken_up() {
+    let rig = Rig::new();
+    rig.accept(vec![rendered("a", "a", "crm")]).await;
+    let offer = async |id: &str| {
+        let arrivals = vec![rendered(id, id, "crm")];
+        rig.outbox.commit(Batch { arrivals, ..Batch::default() }).await
+    };
+    let mut health = rig.outbox.health();
+    let (store, aside) = (rig.dir.path().join("outbox.db"), rig.dir.path().join("aside"));
+    std::fs::rename(&store, &aside).expect("moved");
+    tokio::time::sleep(limits::STORE_LOOK).await;
+    let error = offer("b").await.expect_err("there is no store");
+    assert!(error.to_string().contains("outbox.db: the file was removed or replaced"), "{error}");
+    assert!(matches!(&*health.borrow_and_update(), Health::Failed(_)));
+    // Another one in its place is none of its.
+    std::fs::write(&store, "").expect("a file");
+    tokio::time::sleep(2 * limits::REOPEN_BACKOFF.0).await;
+    offer("c").await.expect_err("it is not opened");
+    std::fs::rename(&aside, &store).expect("moved back");
+    health.wait_for(|health| *health == Health::Healthy).await.expect("it is opened again");
+    offer("d").await.expect("a commit");
+    assert_eq!(rig.due_ids("crm").await, ["a", "d"]);
+}
+
 #[test]
 fn one_process_at_a_time() {
     let dir = tempfile::tempdir().expect("a directory");

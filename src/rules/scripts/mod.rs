@@ -295,7 +295,10 @@ impl When {
             scope.push_dynamic("event", view::of_event(&event.root));
             shared.engine.eval_ast_with_scope::<Dynamic>(&mut scope, &self.ast)
         })?;
-        value.as_bool().map_err(|kind| RuleError::new("", "when", "type", format!("gave {kind}, not true or false")))
+        value.as_bool().map_err(|_| {
+            let message = format!("gave {}, not true or false", view::describe(&value));
+            RuleError::new("", "when", "type", message)
+        })
     }
 }
 

@@ -190,6 +190,11 @@ fn mistakes_in_expressions_are_relative_to_them() {
         ("lenn(event)", "1:1 unknown function `lenn`: did you mean `len`?"),
         ("event.call == 1", "1:7 `call` is a word that Rhai keeps for itself: write [\"call\"] instead of .call"),
         ("let x = 1; x == 1", "1:1 unexpected 'let'"),
+        ("event.metadata.region == 'eu'", "1:26 'eu' is no single character: a text stands in double quotes, \"eu\""),
+        (
+            "payload.x == 1",
+            "1:1 `payload` is not here: `when` sees `event` alone, and a function what it takes as parameters",
+        ),
     ] {
         let got = scripts.when(expression).err().map(|p| format!("{}:{} {}", p.line, p.column, p.message));
         assert_eq!(got.unwrap_or_default(), want, "{expression}");
