@@ -11,7 +11,7 @@ use sidehook::clock::Clock;
 use sidehook::config::{self, Generation, Report, schema};
 
 /// As many cases as there are: one that is lost by accident is missed.
-const VALID: usize = 25;
+const VALID: usize = 26;
 const INVALID: usize = 159;
 
 /// Values that no report may show.

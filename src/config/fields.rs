@@ -104,7 +104,9 @@ impl Decoder<'_> {
             Kind::Size => drop(self.size(node)),
             Kind::Secret | Kind::HeaderValue => drop(self.secret(node)),
             Kind::Choice(words) => drop(self.choice(node, words)),
-            Kind::Rate | Kind::Listen | Kind::Network | Kind::Status | Kind::TlsVersion => drop(self.loose(node)),
+            Kind::Written | Kind::Rate | Kind::Listen | Kind::Network | Kind::Status | Kind::TlsVersion => {
+                drop(self.loose(node));
+            }
             Kind::Null => {
                 if !node.is_null() {
                     self.problem(node.span, format!("only null can stand here, not {}", what(node)), None);

@@ -74,6 +74,7 @@ fn or_variable(schema: &Value) -> Value {
 fn of(kind: &Kind, defs: &mut Map<String, Value>) -> Value {
     match kind {
         Kind::Text | Kind::Path => json!({"type": "string"}),
+        Kind::Written => json!({"type": ["string", "number", "boolean"]}),
         Kind::HeaderValue => json!({"anyOf": [{"type": ["number", "boolean"]}, of(&Kind::Secret, defs)]}),
         Kind::Bool => or_variable(&json!({"type": "boolean"})),
         Kind::Integer(min, max) => or_variable(&json!({"type": "integer", "minimum": min, "maximum": max})),
@@ -86,7 +87,7 @@ fn of(kind: &Kind, defs: &mut Map<String, Value>) -> Value {
             let pattern = "^[0-9]+(\\.[0-9]+)? ?([KMGT]iB|[kKMGT]?B)$|\\$\\{";
             json!({"type": "string", "pattern": pattern, "examples": ["512KiB", "8MiB", "1GiB"]})
         }
-        Kind::Rate => json!({"type": "string", "pattern": "/(s|m|h)$|\\$\\{", "examples": ["50/s", "100/m"]}),
+        Kind::Rate => json!({"type": "string", "pattern": "/\\s*(s|m|h)$|\\$\\{", "examples": ["50/s", "100/m"]}),
         Kind::Url => json!({"type": "string", "pattern": "^https?://|\\$\\{"}),
         Kind::Listen => {
             json!({"type": "string", "pattern": ":|\\$\\{", "examples": ["127.0.0.1:7070", "unix:/run/sidehook.sock"]})

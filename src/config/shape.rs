@@ -10,6 +10,8 @@ use crate::limits;
 pub enum Kind {
     /// Text.
     Text,
+    /// Text as it is written, be it a number or a boolean to YAML.
+    Written,
     /// `true` or `false`.
     Bool,
     /// A whole number within bounds.

@@ -50,9 +50,10 @@ impl Throttle {
     }
 
     /// The destination asked for less. Several answers of one burst count once. `in_flight` counts the one that
-    /// answered.
-    pub fn slow_down(&mut self, now: Timestamp, in_flight: usize, retry_after: Option<Duration>) {
-        if self.paused_until.is_none_or(|until| now >= until) {
+    /// answered. Answers the end of a pause that begins.
+    pub fn slow_down(&mut self, now: Timestamp, in_flight: usize, retry_after: Option<Duration>) -> Option<Timestamp> {
+        let begins = self.paused_until.is_none_or(|until| now >= until);
+        if begins {
             #[expect(clippy::cast_precision_loss, reason = "a small number")]
             let current = self.window.min(in_flight.max(1) as f64);
             self.window = (current / 2.0).max(1.0);
@@ -60,7 +61,9 @@ impl Throttle {
         }
         let asked = retry_after.unwrap_or(Duration::ZERO).min(limits::THROTTLE_PAUSE);
         let until = now.plus(self.pause.max(asked));
-        self.paused_until = Some(self.paused_until.map_or(until, |before| before.max(until)));
+        let until = self.paused_until.map_or(until, |before| before.max(until));
+        self.paused_until = Some(until);
+        begins.then_some(until)
     }
 
     /// An attempt went well: a little more next time.

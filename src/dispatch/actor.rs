@@ -347,6 +347,9 @@ impl Dispatcher {
             if let Some(state) = moved {
                 facts::BreakerMoved { webhook: &webhook.name, open: state == BreakerState::Open }.emit();
             }
+            if let Some(until) = lane.slowed.take() {
+                facts::SlowedDown { webhook: &webhook.name, until: &until }.emit();
+            }
             if let Some(Standing::Disabled { file_hash, .. }) = &handled.standing
                 && lane.webhook.as_ref().is_some_and(|current| current.file_hash == *file_hash)
             {

@@ -199,6 +199,7 @@ fn trouble(webhook: &Webhook, parcel: &Parcel, verdict: &Verdict, standing: Opti
 
 fn explain(status: u16) -> Option<&'static str> {
     match status {
+        304 => Some("this answer belongs to a request with a condition, and sidehook makes none"),
         300..400 => Some("redirects are not followed; set url to where the destination is now"),
         410 => Some("the destination is gone for good; the webhook is disabled until its file changes"),
         _ => None,

@@ -24,6 +24,8 @@ pub(super) struct Lane {
     pub(super) breaker: Breaker,
     bucket: Option<TokenBucket>,
     throttle: Throttle,
+    /// The end of a pause that began with the last result.
+    pub(super) slowed: Option<Timestamp>,
     /// The destination that the breaker and the throttle are about.
     url: Option<url::Url>,
     backlog: Backlog,
@@ -307,7 +309,7 @@ impl Lane {
         };
         match outcome {
             Outcome::Status(status) if Throttle::asked_by(status) => {
-                self.throttle.slow_down(now, in_flight, retry_after);
+                self.slowed = self.throttle.slow_down(now, in_flight, retry_after);
             }
             _ if outcome.is_success() => {
                 let configured = self.webhook.as_ref().map_or(1, |webhook| webhook.concurrency);

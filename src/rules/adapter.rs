@@ -241,7 +241,7 @@ impl Adapter {
     }
 
     fn fault(&self, kind: &'static str, message: String) -> RuleError {
-        RuleError::new(self.rule.file(), ADAPT, kind, message)
+        self.rule.fault(ADAPT, kind, message)
     }
 }
 

@@ -273,8 +273,6 @@ fn bound(engine: &mut Engine, clock: &Clock) {
     engine.set_max_functions(limits::SCRIPT_FUNCTIONS);
     engine.set_max_modules(limits::SCRIPT_MODULES);
     engine.set_max_string_size(limits::SCRIPT_STRING_BYTES);
-    // Otherwise `array += view` would be Rhai's own, which takes a view for one item.
-    engine.set_fast_operators(false);
     engine.set_max_array_size(limits::SCRIPT_ARRAY_ITEMS);
     engine.set_max_map_size(limits::SCRIPT_MAP_MEMBERS);
     // Rhai's own count starts anew in every callback, so operations are counted here.

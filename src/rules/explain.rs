@@ -138,6 +138,13 @@ pub(super) fn run_error(
     found
 }
 
+/// An error of a whole function, at the place where it is declared.
+pub(super) fn at_declaration(mut error: RuleError, text: &str) -> RuleError {
+    (error.line, error.column) = place(lint::position_of(text, &error.function));
+    error.excerpt = excerpt(text, error.line, error.column).into();
+    error
+}
+
 /// The function of a script that is called at a place: `inner`, `lib::inner`.
 fn called_at(text: &str, line: usize, column: usize, but: &str) -> Option<String> {
     let source = text.lines().nth(line.checked_sub(1)?)?;

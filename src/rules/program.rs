@@ -388,7 +388,7 @@ impl<'a> Run<'a> {
 }
 
 fn fault(rule: &Rule, function: &str, kind: &'static str, message: String) -> RuleError {
-    RuleError::new(rule.file(), function, kind, message)
+    rule.fault(function, kind, message)
 }
 
 /// `CloudEvents` 1.0, JSON format, structured mode (<https://github.com/cloudevents/spec>, v1.0.2).

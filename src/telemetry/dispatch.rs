@@ -128,6 +128,22 @@ impl BreakerMoved<'_> {
     }
 }
 
+/// A destination asked for less, and a pause begins.
+pub struct SlowedDown<'a> {
+    /// Webhook name.
+    pub webhook: &'a Arc<str>,
+    /// The end of the pause, RFC 3339.
+    pub until: &'a dyn std::fmt::Display,
+}
+
+impl SlowedDown<'_> {
+    /// Log.
+    pub fn emit(self) {
+        let Self { webhook, until } = self;
+        tracing::info!(webhook = %webhook, %until, "the destination asks for less: the webhook makes no attempt before");
+    }
+}
+
 /// The breaker's gauge, set when a webhook appears and whenever it moves.
 pub struct BreakerGauge<'a> {
     /// Webhook name.

@@ -46,7 +46,7 @@ source!(
     SOURCE_EXEC,
     "source_exec",
     [
-        required("command", Kind::List(&Kind::Text), "The assistant's program and its arguments."),
+        required("command", Kind::List(&Kind::Written), "The assistant's program and its arguments."),
         key("env", Kind::Map(&Kind::HeaderValue), "{}", "Added to its environment. Values are never shown."),
         key("cwd", Kind::Path, "", "Its working directory."),
         OVERFLOW,

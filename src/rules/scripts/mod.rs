@@ -218,6 +218,16 @@ impl Rule {
         &self.functions
     }
 
+    /// What is wrong with what a function gave, at the place where that is declared.
+    pub(super) fn fault(&self, function: &str, kind: &'static str, message: String) -> RuleError {
+        let error = RuleError::new(&self.file, function, kind, message);
+        let source = self.shared.sources.files.get(key_of(&self.file));
+        match source {
+            Some(source) => explain::at_declaration(error, &source.text),
+            None => error,
+        }
+    }
+
     /// Whether it defines `name` with so many parameters.
     #[must_use]
     pub fn has(&self, name: &str, parameters: usize) -> bool {

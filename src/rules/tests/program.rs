@@ -436,3 +436,19 @@ fn handlers_are_run_as_functions() {
         assert_eq!(run(script).as_deref(), Ok(want), "{script}");
     }
 }
+
+#[test]
+fn what_is_wrong_with_an_answer_is_shown_where_the_function_is_declared() {
+    for (script, want) in [
+        ("\nfn accept(event) {\n  event.argument\n}", "accept, line 2, column 1: gave a map, not true or false"),
+        (
+            "fn transform(event, payload) { payload }\nfn headers(event, payload) {\n  [1]\n}",
+            "headers, line 2, column 1: headers gave an array; it returns a map of names and values, or ()",
+        ),
+        ("\n\nfn transform(event, payload) { 1 }", "transform, line 3, column 1: "),
+    ] {
+        let error = run(script).expect_err(script);
+        assert!(error.to_string().contains(want), "{error}, and not {want}");
+        assert!(error.excerpt.contains("fn "), "{}", error.excerpt);
+    }
+}

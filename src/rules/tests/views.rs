@@ -79,8 +79,6 @@ const ON_ARRAYS: &[&str] = &[
     "let c = v; c += 4; c",
     "let c = v; c += #{a: 1}; c",
     "let c = v; c += \"text\"; c",
-    "let all = []; all += v; all += v; all",
-    "let all = [1]; all += 2; all += v; all += v[5]; all += v[6]; all",
     "let c = v; c.reverse(); c",
     "let c = v; c.truncate(2); c",
     "let c = v; c.chop(2); c",
