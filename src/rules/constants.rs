@@ -48,8 +48,9 @@ pub(super) fn exported(engine: &Engine, ast: &AST, constants: &Module) -> Result
         }
         statements.push(statement);
     }
+    // Without the functions: those come on their own.
     let source = ast.source().unwrap_or_default();
-    let ast = AST::new_with_source(statements, Arc::clone(ast.shared_lib()), source);
+    let ast = AST::new_with_source(statements, Module::new(), source);
     Module::eval_ast_as_new(Scope::new(), &ast, engine)
 }
 

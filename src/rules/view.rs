@@ -16,7 +16,8 @@ use crate::event::{Json, Kind};
 use crate::limits;
 
 type Fallible<T> = Result<T, Box<EvalAltResult>>;
-type FnAny = dyn Fn(Option<NativeCallContext>, &mut [&mut Dynamic]) -> Fallible<Dynamic> + Send + Sync;
+/// A native function.
+pub(super) type FnAny = dyn Fn(Option<NativeCallContext>, &mut [&mut Dynamic]) -> Fallible<Dynamic> + Send + Sync;
 
 /// An object of an event.
 #[derive(Clone)]

@@ -10,6 +10,7 @@ use rhai::{
     ParseErrorType, Position,
 };
 
+use super::export::export;
 use super::run::{Health, guarded};
 use super::{Body, Rule, ScriptLimits, ScriptProblem, Shared};
 use crate::limits;
@@ -297,10 +298,16 @@ fn top_level(
     let made = constants::evaluate(engine, ast)?;
     // Set once, both: every script is visited once.
     let _ = source.constants.set(Arc::clone(&made));
-    let _ = source.module.set(Arc::new(constants::exported(engine, ast, &made)?));
+    let mut module = constants::exported(engine, ast, &made)?;
     let imports = lint::top_imports(ast).into_iter().filter_map(|import| {
         let key = import_key(sources, import.path.as_deref()?).ok()?;
         Some((ImmutableString::from(import.alias), Arc::clone(sources.module(key)?)))
     });
-    Ok(constants::frame(engine, ast, imports.collect(), made))
+    let frame = constants::frame(engine, ast, imports.collect(), made);
+    for body in Body::all(ast).into_iter().filter(|body| body.public) {
+        export(&mut module, body, &frame);
+    }
+    module.build_index();
+    let _ = source.module.set(Arc::new(module));
+    Ok(frame)
 }

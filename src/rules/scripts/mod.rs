@@ -1,5 +1,6 @@
 //! All scripts of a generation: compiled, linked and checked at load, called without any lock afterwards.
 
+mod export;
 mod link;
 mod run;
 
@@ -8,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rhai::{
-    AST, ASTNode, Caches, Dynamic, Engine, EvalAltResult, GlobalRuntimeState, ImmutableString, Module, Position, Scope,
-    Stmt,
+    AST, ASTNode, Caches, Dynamic, Engine, EvalAltResult, FnAccess, GlobalRuntimeState, ImmutableString, Module,
+    Position, Scope, Stmt,
 };
 
 use self::link::{Linker, Resolver, Sources, collect, key_of};
@@ -158,6 +159,8 @@ struct Body {
     name: ImmutableString,
     params: Vec<ImmutableString>,
     statements: Vec<Stmt>,
+    /// Whether importers may call it.
+    public: bool,
 }
 
 impl Body {
@@ -176,9 +179,27 @@ impl Body {
                     }
                     true
                 });
-                Self { name: function.name.clone(), params: function.params.to_vec(), statements }
+                let public = function.access == FnAccess::Public;
+                Self { name: function.name.clone(), params: function.params.to_vec(), statements, public }
             })
             .collect()
+    }
+
+    /// Runs it from `frame` on. Nothing is remembered of what its names stood for.
+    fn run(
+        &self,
+        engine: &Engine,
+        mut frame: GlobalRuntimeState,
+        args: impl Iterator<Item = Dynamic>,
+    ) -> Result<Dynamic, Box<EvalAltResult>> {
+        // As within a function: a constant defined there is none of the script.
+        frame.scope_level = 1;
+        let mut scope = Scope::new();
+        for (name, value) in self.params.iter().zip(args) {
+            scope.push_dynamic(name.clone(), value);
+        }
+        #[expect(deprecated, reason = "Rhai marks so what it may change; there is no other way to this")]
+        engine.eval_statements_raw(&mut frame, &mut Caches::new(), &mut scope, &self.statements)
     }
 }
 
@@ -262,15 +283,8 @@ impl Rule {
             return Err(EvalAltResult::ErrorFunctionNotFound(function.to_owned(), Position::NONE).into());
         };
         let mut frame = self.frame.clone();
-        // As within a function: a constant defined there is none of the script.
         frame.level = 1;
-        frame.scope_level = 1;
-        let mut scope = Scope::new();
-        for (name, value) in found.params.iter().zip(args) {
-            scope.push_dynamic(name.clone(), value.take());
-        }
-        #[expect(deprecated, reason = "Rhai marks so what it may change; there is no other way to this")]
-        self.shared.engine.eval_statements_raw(&mut frame, &mut Caches::new(), &mut scope, &found.statements)
+        found.run(&self.shared.engine, frame, args.iter_mut().map(Dynamic::take))
     }
 }
 

@@ -61,24 +61,36 @@ fn a_message_becomes_events() {
 #[test]
 fn errors_say_what_an_adapter_returns() {
     for (function, body, want) in [
-        ("1", "", "bot.rhai: adapt: event is a number; adapt returns an event (a map), an array of events, or ()"),
-        ("\"x\"", "", "bot.rhai: adapt: event is a string; adapt returns an event (a map), an array of events, or ()"),
+        (
+            "1",
+            "",
+            "bot.rhai: adapt, line 1, column 1: event is a number; adapt returns an event (a map), an array of events, or ()",
+        ),
+        (
+            "\"x\"",
+            "",
+            "bot.rhai: adapt, line 1, column 1: event is a string; adapt returns an event (a map), an array of events, or ()",
+        ),
         (
             "[#{}, 1]",
             "",
-            "bot.rhai: adapt: event 1 is a number; adapt returns an event (a map), an array of events, or ()",
+            "bot.rhai: adapt, line 1, column 1: event 1 is a number; adapt returns an event (a map), an array of events, or ()",
         ),
         (
             "message.body",
             "[[1]]",
-            "bot.rhai: adapt: event 0 is an array; adapt returns an event (a map), an array of events, or ()",
+            "bot.rhai: adapt, line 1, column 1: event 0 is an array; adapt returns an event (a map), an array of events, or ()",
         ),
         (
             "#{ a: [#{ f: |x| x }] }",
             "",
-            "bot.rhai: adapt: event.a[0].f is a function; JSON has maps, arrays, strings, numbers, true, false and ()",
+            "bot.rhai: adapt, line 1, column 1: event.a[0].f is a function; JSON has maps, arrays, strings, numbers, true, false and ()",
         ),
-        ("let a = []; a.pad(1001, #{}); a", "", "bot.rhai: adapt: gave 1001 events; at most 1000 are taken"),
+        (
+            "let a = []; a.pad(1001, #{}); a",
+            "",
+            "bot.rhai: adapt, line 1, column 1: gave 1001 events; at most 1000 are taken",
+        ),
         (
             "message.body.x = 1; ()",
             "{}",
@@ -90,7 +102,10 @@ fn errors_say_what_an_adapter_returns() {
     }
     let large = format!("{{\"t\":\"{}\"}}", "x".repeat(1_000_000));
     let error = adapt("let a = []; a.pad(20, #{ b: message.body }); a", &large).expect_err("too large");
-    assert_eq!(error, "bot.rhai: adapt: what the script returns is larger than 16777216 bytes together");
+    assert_eq!(
+        error,
+        "bot.rhai: adapt, line 1, column 1: what the script returns is larger than 16777216 bytes together"
+    );
     assert_eq!(adapt("let a = []; a.pad(3, #{ b: message.body }); a", &large).map(|text| text.len()), Ok(3_000_044));
 }
 

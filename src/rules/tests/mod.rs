@@ -5,6 +5,7 @@ mod constants;
 mod docs;
 mod fuzz;
 mod hostile;
+mod imports;
 mod load;
 mod program;
 mod shipped;
