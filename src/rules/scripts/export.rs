@@ -3,7 +3,8 @@
 use std::any::TypeId;
 
 use rhai::{
-    Dynamic, EvalAltResult, FuncRegistration, GlobalRuntimeState, Module, NativeCallContext, Position, RhaiFunc, Shared,
+    Array, Dynamic, EvalAltResult, FuncRegistration, GlobalRuntimeState, Map, Module, NativeCallContext, Position,
+    RhaiFunc, Shared,
 };
 
 use super::Body;
@@ -24,6 +25,11 @@ pub(super) fn export(module: &mut Module, body: Body, frame: &GlobalRuntimeState
         };
         let mut frame = frame.clone();
         frame.level = level;
+        if args.iter().any(|arg| holds_function(arg, 1)) {
+            // A function that is handed over is found where the caller's are, but behind the script's own.
+            let own = std::mem::take(&mut frame.lib);
+            frame.lib.extend(ctx.namespaces().iter().cloned().chain(own));
+        }
         let file = frame.source.as_ref().map_or_else(String::new, ToString::to_string);
         let given: Vec<Dynamic> = args.iter().map(|arg| arg.flatten_clone()).collect();
         body.run(ctx.engine(), frame, given.into_iter()).map_err(|error| {
@@ -37,4 +43,17 @@ pub(super) fn export(module: &mut Module, body: Body, frame: &GlobalRuntimeState
     let func: Shared<FnAny> = Shared::new(call);
     let func = RhaiFunc::Method { func, has_context: true, is_pure: true, is_volatile: true };
     registration.set_into_module_raw(module, types, func);
+}
+
+/// Whether a value is a function, or has one among its first members.
+fn holds_function(value: &Dynamic, levels: usize) -> bool {
+    const LOOKED_AT: usize = 16;
+    if value.is_fnptr() {
+        return true;
+    }
+    let among = |members: &mut dyn Iterator<Item = &Dynamic>| {
+        levels > 0 && members.take(LOOKED_AT).any(|member| holds_function(member, levels - 1))
+    };
+    value.read_lock::<Array>().is_some_and(|array| among(&mut array.iter()))
+        || value.read_lock::<Map>().is_some_and(|map| among(&mut map.values()))
 }

@@ -60,3 +60,17 @@ fn what_one_file_calls_in_another_is_bounded_and_told_like_its_own() {
     let body = run_with(rule, &[("lib/a.rhai", "fn add(list) { list.push(2); list.len() }")]).expect("a payload");
     assert_eq!(body, "{\"list\":[1],\"n\":2}");
 }
+
+#[test]
+fn functions_may_be_handed_over() {
+    let rule = "import \"lib/a\" as a;
+        fn twice(x) { x * 2 }
+        fn transform(event, payload) {
+            let sum = 0;
+            a::each([1, 2, 3], |x| sum += twice(x));
+            #{ sum: sum, many: a::all([|x| x + 1, |x| twice(x)], 5) }
+        }";
+    let a = "fn each(list, f) { for x in list { f.call(x); } } fn all(fs, x) { fs.map(|f| f.call(x)) }";
+    let body = run_with(rule, &[("lib/a.rhai", a)]).expect("a payload");
+    assert_eq!(body, "{\"many\":[6,10],\"sum\":12}");
+}
