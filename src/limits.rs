@@ -129,8 +129,8 @@ pub const SCRIPT_ARRAY_ITEMS: usize = 50_000;
 pub const SCRIPT_MAP_MEMBERS: usize = 50_000;
 /// Functions in one script.
 pub const SCRIPT_FUNCTIONS: usize = 512;
-/// Imports of one script, those of its imports included.
-pub const SCRIPT_MODULES: usize = 64;
+/// Import statements that one call may run, those of the scripts' top levels included.
+pub const SCRIPT_MODULES: usize = 10_000;
 /// Source text of one script.
 pub const SCRIPT_SOURCE_BYTES: usize = 1024 * 1024;
 /// Lines that one evaluation logs.

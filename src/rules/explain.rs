@@ -148,7 +148,11 @@ pub(super) fn at_declaration(mut error: RuleError, text: &str) -> RuleError {
 /// The function of a script that is called at a place: `inner`, `lib::inner`.
 fn called_at(text: &str, line: usize, column: usize, but: &str) -> Option<String> {
     let source = text.lines().nth(line.checked_sub(1)?)?;
-    let rest: String = source.chars().skip(column.checked_sub(1)?).collect();
+    // The place of a call into another file is behind its alias.
+    let before: Vec<char> = source.chars().take(column.checked_sub(1)?).collect();
+    let part = |c: &&char| c.is_alphanumeric() || matches!(c, '_' | ':');
+    let alias = if before.ends_with(&[':', ':']) { before.iter().rev().take_while(part).count() } else { 0 };
+    let rest: String = source.chars().skip(before.len() - alias).collect();
     let end = rest.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | ':')))?;
     let name = &rest[..end];
     let of_script = name.contains("::") || !lint::position_of(text, name).is_none();

@@ -253,6 +253,8 @@ pub(super) fn register(engine: &mut Engine, clock: &Clock) {
     // These are asked for most, and answered without making a map.
     engine.register_fn(INDEX_GET, |map: &mut MapView, key: &str| map.get(key));
     engine.register_fn("get", |map: &mut MapView, key: &str| map.get(key));
+    // Of other values Rhai itself has a property of this name.
+    engine.register_get("tag", |map: &mut MapView| map.get("tag"));
     engine.register_fn("contains", |map: &mut MapView, key: &str| map.json.get(key).is_some());
     engine.register_fn("is_empty", |map: &mut MapView| map.json.is_empty());
     engine.register_fn(INDEX_GET, |list: &mut ListView, index: INT| -> Fallible<Dynamic> {
@@ -286,6 +288,14 @@ fn register_changes(engine: &mut Engine) {
     register([map, TypeId::of::<ImmutableString>(), any], set_member);
     register([list, TypeId::of::<INT>(), any], set_element);
     engine.register_global_module(module.into());
+    // Of other values Rhai itself has a property of this name, which takes numbers.
+    for value in [any, TypeId::of::<INT>()] {
+        engine.register_raw_fn("set$tag", [map, value], |_, args| {
+            let mut key = Dynamic::from("tag");
+            let (map, value) = args.split_at_mut(1);
+            set_member(&mut [&mut *map[0], &mut key, &mut *value[0]]).map(Dynamic::from)
+        });
+    }
     // As with an array of the script's own: `+=` takes an array's items, and anything else for one.
     engine.register_raw_fn("+=", [list, any], |_, args| {
         let item = std::mem::take(args[1]);

@@ -60,6 +60,12 @@ pub(super) fn collect(given: &BTreeMap<String, Arc<str>>, problems: &mut Vec<Scr
 }
 
 impl Sources {
+    /// One of their modules, to be shared.
+    pub(super) fn shared(&self, module: &Module) -> Option<Arc<Module>> {
+        let all = self.files.values().flat_map(|source| source.module.get().into_iter().chain(source.constants.get()));
+        all.into_iter().find(|known| std::ptr::eq(Arc::as_ptr(known), module)).cloned()
+    }
+
     /// The module of a script that was loaded.
     fn module(&self, key: &str) -> Option<&Arc<Module>> {
         self.files.get(key)?.module.get()
@@ -247,7 +253,7 @@ impl<'a> Linker<'a> {
         }
         let module = shared.sources.module(key);
         let names = module.into_iter().flat_map(|m| m.iter_var()).map(|(name, _)| name.to_owned()).collect();
-        Ok(self.rules.get(key).map(|rule| (rule.functions.clone(), names)))
+        Ok(self.rules.get(key).map(|rule| (rule.exports().collect(), names)))
     }
 
     fn finish(&mut self, key: &str, source: &Source, ast: &AST, shared: &Arc<Shared>) -> bool {
@@ -291,7 +297,7 @@ impl<'a> Linker<'a> {
 /// Runs what stands outside functions, once; importers and calls share what comes of it.
 fn top_level(
     engine: &Engine,
-    sources: &Sources,
+    sources: &Arc<Sources>,
     source: &Source,
     ast: &AST,
 ) -> Result<GlobalRuntimeState, Box<EvalAltResult>> {
@@ -305,7 +311,7 @@ fn top_level(
     });
     let frame = constants::frame(engine, ast, imports.collect(), made);
     for body in Body::all(ast).into_iter().filter(|body| body.public) {
-        export(&mut module, body, &frame);
+        export(&mut module, body, &frame, &Arc::downgrade(sources));
     }
     module.build_index();
     let _ = source.module.set(Arc::new(module));

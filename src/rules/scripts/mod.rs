@@ -249,6 +249,11 @@ impl Rule {
         }
     }
 
+    /// Those that importers may call.
+    fn exports(&self) -> impl Iterator<Item = (String, usize)> {
+        self.bodies.iter().filter(|body| body.public).map(|body| (body.name.to_string(), body.params.len()))
+    }
+
     /// Whether it defines `name` with so many parameters.
     #[must_use]
     pub fn has(&self, name: &str, parameters: usize) -> bool {

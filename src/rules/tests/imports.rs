@@ -70,7 +70,42 @@ fn functions_may_be_handed_over() {
             a::each([1, 2, 3], |x| sum += twice(x));
             #{ sum: sum, many: a::all([|x| x + 1, |x| twice(x)], 5) }
         }";
-    let a = "fn each(list, f) { for x in list { f.call(x); } } fn all(fs, x) { fs.map(|f| f.call(x)) }";
+    let a = "fn own() { 0 } fn each(list, f) { for x in list { f.call(x); } } fn all(fs, x) { fs.map(|f| f.call(x)) }";
     let body = run_with(rule, &[("lib/a.rhai", a)]).expect("a payload");
     assert_eq!(body, "{\"many\":[6,10],\"sum\":12}");
+}
+
+#[test]
+fn a_function_that_is_handed_over_may_call_what_its_file_imports() {
+    let rule = "import \"lib/a\" as a; import \"lib/b\" as other;
+        const N = 5;
+        fn transform(event, payload) {
+            #{ x: a::mapped([1, 2], |x| a::next(x) + other::ten(x)), deep: a::deep(#{f: #{g: |v| a::next(v)}}, 1) }
+        }";
+    let a = "fn mapped(list, f) { list.map(f) } fn next(n) { n + 1 } fn deep(fs, v) { fs.f.g.call(v) }";
+    let libs = [("lib/a.rhai", a), ("lib/b.rhai", "fn ten(x) { x * 10 }")];
+    assert_eq!(run_with(rule, &libs).expect("a payload"), "{\"deep\":2,\"x\":[12,23]}");
+}
+
+#[test]
+fn a_limit_in_another_file_is_told_where_that_was_called() {
+    let rule = "import \"lib/a\" as a;\n\nfn transform(event, payload) {\n  a::endless()\n}";
+    let error =
+        run_with(rule, &[("lib/a.rhai", "\n\n\n\n\n\n\nfn endless() { loop { let x = 1; } }")]).expect_err("no end");
+    let told = error.to_string();
+    assert!(
+        told.starts_with("rule.rhai: transform, line 4, column 6: ") && told.ends_with(", in `a::endless`"),
+        "{told}"
+    );
+}
+
+#[test]
+fn an_import_may_stand_in_a_loop_and_what_is_private_may_not_be_called() {
+    let rule = "fn one(v) { import \"lib/a\" as a; a::next(v) }
+        fn transform(event, payload) { let n = 0; for i in 0..200 { n = one(n); } #{ n: n } }";
+    let lib = ("lib/a.rhai", "fn next(n) { n + step() } private fn step() { 1 }");
+    assert_eq!(run_with(rule, &[lib]).expect("a payload"), "{\"n\":200}");
+    let rule = "import \"lib/a\" as a;\nfn transform(event, payload) { a::step() }";
+    let (_, problems) = compile(&[("rule.rhai", rule), lib]);
+    assert!(problems[0].message.starts_with("unknown function `a::step`"), "{problems:?}");
 }

@@ -217,3 +217,19 @@ fn every_standard_function_on_maps_and_arrays_is_adapted_or_known() {
         .collect();
     assert_eq!(unseen, Vec::<String>::new(), "write a line for each");
 }
+
+#[test]
+fn a_member_called_tag_is_one_like_others() {
+    let event = r#"{"id":"e","type":"a.b","metadata":{"tag":"vip","n":{}}}"#;
+    let run = |script: &str| match program(script).evaluate(&super::event(event), None) {
+        Outcome::Payloads(payloads) => String::from_utf8_lossy(&payloads[0].body).into_owned(),
+        other => format!("{other:?}"),
+    };
+    let body = run("fn transform(event, payload) {
+        let n = event.metadata.n; n.tag = 9;
+        let m = event.metadata; m.tag += \"!\";
+        #{ a: event.metadata.tag, b: event.metadata?.tag, c: event.metadata.n.tag ?? \"none\", n: n, m: m.tag }
+    }");
+    assert_eq!(body, r#"{"a":"vip","b":"vip","c":"none","m":"vip!","n":{"tag":9}}"#);
+    assert!(run("fn transform(event, payload) { event.metadata.tag = 5; payload }").contains("read-only"));
+}
