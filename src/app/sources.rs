@@ -162,7 +162,7 @@ impl Running {
     /// Waits until nothing can come in any more.
     pub(super) async fn over(&self) {
         match &self.child {
-            Some(child) => drop(child.ended().await),
+            Some(child) => child.exited().await,
             None => self.exhausted.cancelled().await,
         }
     }

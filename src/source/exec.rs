@@ -33,7 +33,7 @@ impl<S: Sink, W: AsyncWrite + Unpin + Send + 'static> ExecSource<S, W> {
         Ok((Self { feed, exec: exec.clone(), child, passed_on }, handle))
     }
 
-    /// Reads until the child has ended and all that it said is stored; then its handle tells how it ended.
+    /// Reads until the child has ended and all that it said is stored; its handle tells of both.
     pub async fn run(self) {
         let Self { feed, exec, mut child, passed_on } = self;
         let stream = feed.sink().open_stream();
@@ -80,7 +80,7 @@ impl<S: Sink, W: AsyncWrite + Unpin + Send + 'static> ExecSource<S, W> {
         }
         let reason = EndReason::ProcessExited { code: exit.code, signal: exit.signal };
         feed.sink().ended(StreamEnd { source, stream, reason }).await;
-        child.tell(exit);
+        child.stored();
     }
 }
 

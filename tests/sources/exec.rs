@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use super::{arrived, line, redirected, sidehook};
-use crate::support::{Receiver, Sidehook, eventually};
+use crate::support::{PATIENCE, Receiver, Reply, Sidehook, eventually};
 
 /// A folder with a script in it, the source that runs it, and where its other lines go.
 struct Bot {
@@ -186,6 +186,25 @@ async fn a_full_outbox_does_not_hold_the_child_up() {
     let told = sidehook.log().iter().filter(|line| line.contains("events were dropped")).count();
     assert!(told < 20, "{told} lines for {lost} events");
     assert_eq!(bot.passed_on(), "all written\n");
+}
+
+#[tokio::test]
+async fn what_cannot_be_stored_holds_up_neither_the_end_nor_its_code() {
+    let receiver = Receiver::start().await;
+    let bot = Bot::python(&format!(
+        "{HEAD}\nfor i in range(120): event(f'e{{i}}', x=os.urandom(30000).hex())\nwrite('said', 'all')\nsys.exit(7)\n"
+    ));
+    receiver.on("/all", &[Reply::status(503)]);
+    let webhook = receiver.webhook("/all", "events: [\"*\"]\nparams: {all: event.x}");
+    let main = "outbox: {max_bytes: 4MiB}\nshutdown: {accept: 500ms, grace: 500ms}";
+    let builder = sidehook(&receiver, &bot.source("")).webhook("all", &webhook).main(main);
+    let mut sidehook = bot.wrap(builder);
+    sidehook.spawn();
+    assert_eq!(bot.wrote("said").await, "all");
+    let ended = tokio::time::timeout(PATIENCE, sidehook.ended()).await.expect("it ends although its outbox is full");
+    assert_eq!(ended.code(), Some(7));
+    let log = sidehook.log().join("\n");
+    assert!(log.contains("could not be stored before sidehook ended"), "{log}");
 }
 
 #[tokio::test]

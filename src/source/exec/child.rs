@@ -87,7 +87,15 @@ pub enum Forward {
 #[derive(Debug, Clone)]
 pub struct Handle {
     orders: mpsc::UnboundedSender<Order>,
-    ended: watch::Receiver<Option<Exit>>,
+    state: watch::Receiver<State>,
+}
+
+/// How far a child's end has come.
+#[derive(Debug, Clone, Copy, Default)]
+struct State {
+    exit: Option<Exit>,
+    /// All that it said is stored, or lost.
+    stored: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -108,16 +116,22 @@ impl Handle {
         let _ = self.orders.send(Order::Kill);
     }
 
-    /// Waits until it has ended and all that it said is stored.
-    pub async fn ended(&self) -> Option<Exit> {
-        let mut ended = self.ended.clone();
-        ended.wait_for(Option::is_some).await.ok().and_then(|exit| *exit)
+    /// Waits until it has ended.
+    pub async fn exited(&self) {
+        // One that nobody runs any more has ended.
+        let _ = self.state.clone().wait_for(|state| state.exit.is_some()).await;
     }
 
-    /// How it ended, if it has.
+    /// Waits until it has ended and all that it said is stored.
+    pub async fn ended(&self) -> Option<Exit> {
+        let mut state = self.state.clone();
+        state.wait_for(|state| state.stored).await.ok().and_then(|state| state.exit)
+    }
+
+    /// How it ended, if it has, be everything that it said stored or not.
     #[must_use]
     pub fn exit(&self) -> Option<Exit> {
-        *self.ended.borrow()
+        self.state.borrow().exit
     }
 }
 
@@ -125,7 +139,7 @@ impl Handle {
 pub(super) struct Running {
     child: Child,
     orders: mpsc::UnboundedReceiver<Order>,
-    ended: watch::Sender<Option<Exit>>,
+    state: watch::Sender<State>,
     /// In a process group of its own.
     apart: bool,
 }
@@ -151,8 +165,8 @@ pub(super) fn start(exec: &Exec) -> Result<(Running, Handle), ExecError> {
     }
     let child = command.spawn().map_err(|error| explain(&exec.command[0], error))?;
     let (orders, received) = mpsc::unbounded_channel();
-    let (ended, watched) = watch::channel(None);
-    Ok((Running { child, orders: received, ended, apart }, Handle { orders, ended: watched }))
+    let (state, watched) = watch::channel(State::default());
+    Ok((Running { child, orders: received, state, apart }, Handle { orders, state: watched }))
 }
 
 impl Running {
@@ -164,20 +178,23 @@ impl Running {
         self.child.stdout.take()
     }
 
-    /// Carries out orders until the child has ended.
+    /// Carries out orders until the child has ended, and tells that.
     pub(super) async fn end(&mut self) -> Exit {
-        loop {
+        let status = loop {
             tokio::select! {
-                status = self.child.wait() => return match status {
-                    Ok(status) => status.into(),
-                    Err(error) => {
-                        tracing::error!(%error, "the assistant's end could not be waited for");
-                        Exit { code: None, signal: None }
-                    }
-                },
+                status = self.child.wait() => break status,
                 Some(order) = self.orders.recv() => self.obey(order),
             }
-        }
+        };
+        let exit = match status {
+            Ok(status) => status.into(),
+            Err(error) => {
+                tracing::error!(%error, "the assistant's end could not be waited for");
+                Exit { code: None, signal: None }
+            }
+        };
+        self.state.send_modify(|state| state.exit = Some(exit));
+        exit
     }
 
     fn obey(&self, order: Order) {
@@ -196,9 +213,9 @@ impl Running {
         }
     }
 
-    /// Tells everybody who waits for it.
-    pub(super) fn tell(&self, exit: Exit) {
-        self.ended.send_replace(Some(exit));
+    /// Tells that all that it said is stored.
+    pub(super) fn stored(&self) {
+        self.state.send_modify(|state| state.stored = true);
     }
 }
 
