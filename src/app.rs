@@ -106,6 +106,17 @@ pub struct App {
     followers: Vec<JoinHandle<()>>,
 }
 
+/// Turns readiness red when it is dropped by a panic: without deliveries nobody should send anything.
+struct Alarm(Arc<AtomicBool>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
 /// What was left when sidehook ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leftover {
@@ -166,7 +177,14 @@ impl App {
 
         let opened = sources::open(&settings.sources).await?;
         let sources = opened.listening();
-        let dispatcher = delivery.spawn(dispatcher.run());
+        let dispatcher = {
+            let alarm = Alarm(Arc::clone(&ready));
+            delivery.spawn(async move {
+                let summary = dispatcher.run().await;
+                drop(alarm);
+                summary
+            })
+        };
         let mut followers = vec![
             tokio::spawn(Arc::clone(&ingest).run_own(heard)),
             tokio::spawn(Arc::clone(&ingest).run_ends()),

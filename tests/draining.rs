@@ -165,3 +165,26 @@ async fn the_limit_on_open_files_is_raised_unless_a_child_would_inherit_it() {
     assert!(open_files("").await > 256);
     assert_eq!(open_files("sources: {bot: {type: exec, command: [sleep, \"60\"]}}").await, 256);
 }
+
+/// Whoever reads the log may go away, and the disk under it may be full.
+#[tokio::test]
+async fn a_log_that_cannot_be_written_holds_nothing_up() {
+    let receiver = Receiver::start().await;
+    receiver.on("/x", &[Reply::status(503), Reply::status(503), Reply::status(200)]);
+    let webhook = receiver.webhook("/x", "events: [\"*\"]\nretry: {schedule: [0s, 0s, 0s]}");
+    let full = ["sh", "-c", "exec \"$0\" \"$@\" 2>/dev/full"];
+    let mut sidehook = Sidehook::builder().webhook("x", &webhook).wrapper(&full).prepare();
+    sidehook.spawn();
+    eventually("it is ready", async || match sidehook.try_get("/ready").await {
+        Ok(answer) if answer.status.is_success() => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    sidehook.send(&event("e1", "a.b", "c")).await;
+    // One that is refused is logged as well.
+    assert_eq!(sidehook.post(&serde_json::json!({"type": 1})).await.status.as_u16(), 422);
+    sidehook.await_deliveries("state=delivered", 1).await;
+    sidehook.signal(Signal::TERM);
+    assert_eq!(sidehook.ended().await.code(), Some(0));
+    assert!(sidehook.log().is_empty(), "the log was readable all the time: {:?}", sidehook.log());
+}

@@ -30,7 +30,7 @@ enum Command {
         filter: Filters,
         /// At most so many; all of them by default.
         #[arg(long, value_name = "N")]
-        limit: Option<usize>,
+        limit: Option<std::num::NonZeroUsize>,
         /// Prints a JSON array.
         #[arg(long)]
         json: bool,
@@ -126,7 +126,7 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
         Command::Show { .. } => None,
     };
     if let Some(Err(reason)) = filters.map(Filters::compile) {
-        eprintln!("sidehook: {reason}");
+        complain!("sidehook: {reason}");
         return Ok(exit::USAGE);
     }
     runtime()?.block_on(async {
@@ -137,7 +137,7 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
                     Err(code) => return Ok(code),
                 };
                 let filter = filter.compile().unwrap_or_default();
-                list(&outbox, &filter, limit.unwrap_or(usize::MAX), *json).await
+                list(&outbox, &filter, limit.map_or(usize::MAX, std::num::NonZeroUsize::get), *json).await
             }
             Command::Show { id, json, outbox } => {
                 let outbox = match read_outbox(outbox.as_deref(), config)? {
@@ -150,7 +150,7 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
             }
             Command::Retry { id, filter, admin, token, json } => {
                 if id.is_none() && filter.fields().next().is_none() {
-                    eprintln!(
+                    complain!(
                         "sidehook: say what to retry: an ID, such as `sidehook deliveries retry msg_01HZX2`, or a \
                          filter, such as `--webhook crm --state dead` (`sidehook deliveries list` shows what there is)"
                     );

@@ -44,10 +44,10 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
         Ok(webhooks) => webhooks,
         Err(errors) => {
             for error in &errors {
-                eprintln!("{}: {error}", file.display());
+                complain!("{}: {error}", file.display());
             }
             let s = if errors.len() == 1 { "" } else { "s" };
-            eprintln!("sidehook: {} problem{s}, nothing was taken over", errors.len());
+            complain!("sidehook: {} problem{s}, nothing was taken over", errors.len());
             return Ok(exit::FAILED);
         }
     };
@@ -58,7 +58,7 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
     }
     for webhook in &webhooks {
         for note in &webhook.notes {
-            eprintln!("sidehook: note: {}: {note}", webhook.name);
+            complain!("sidehook: note: {}: {note}", webhook.name);
         }
     }
     Ok(exit::OK)

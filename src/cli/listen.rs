@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(long, default_value = "200", value_parser = status)]
     status: StatusCode,
     /// Ends after so many requests: 0 when all verified, else 1.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Prints one JSON object a request.
     #[arg(long)]

@@ -2,6 +2,14 @@
 //! [`exit::FAILED`] with their chain on standard error.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what commands do")]
 
+/// Writes a line to standard error. Where that cannot be written to there is nowhere to say so, and no reason to end.
+macro_rules! complain {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 pub mod check;
 pub mod deliveries;
 pub mod demo;
@@ -133,8 +141,7 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) if is_broken_pipe(&error) => ExitCode::from(exit::OK),
         Err(error) => {
-            // Nowhere left to report to when standard error is closed.
-            let _ = writeln!(std::io::stderr(), "sidehook: {}", told(&error));
+            complain!("sidehook: {}", told(&error));
             ExitCode::from(if error.is::<UsageError>() { exit::USAGE } else { exit::FAILED })
         }
     }
@@ -176,16 +183,16 @@ fn reach<T>(config: &Path, pick: impl FnOnce(Reach) -> Option<T>, instead: &str)
     match (loaded.result, found) {
         (Ok(_), Some(found)) => Ok(found),
         (Err(report), Some(found)) => {
-            eprintln!("sidehook: note: {report}, none of them in what is needed here; `sidehook check` tells them");
+            complain!("sidehook: note: {report}, none of them in what is needed here; `sidehook check` tells them");
             Ok(found)
         }
         (Err(report), None) => {
             check::print_report(&report);
-            eprintln!("sidehook: mend it, or {instead}");
+            complain!("sidehook: mend it, or {instead}");
             Err(exit::CONFIG)
         }
         (Ok(_), None) => {
-            eprintln!("sidehook: the configuration does not say it; {instead}");
+            complain!("sidehook: the configuration does not say it; {instead}");
             Err(exit::CONFIG)
         }
     }
@@ -200,7 +207,11 @@ fn outbox_path(named: Option<&Path>, config: &Path) -> Result<PathBuf, u8> {
 }
 
 fn configured_outbox(config: &Path) -> Result<(PathBuf, Vec<SecretKey>), u8> {
-    reach(config, |reach| reach.outbox, "name the outbox's directory with --outbox DIR")
+    reach(
+        config,
+        |reach| reach.outbox,
+        "name the outbox's directory: --outbox DIR, or just DIR after `outbox inspect` and `outbox verify`",
+    )
 }
 
 /// The outbox of [`outbox_path`], opened for reading: what is sealed in it can be read as far as the configuration was, and

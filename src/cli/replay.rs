@@ -52,7 +52,7 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
     let (since, until) = match (time(&args.since, now), args.until.as_deref().map_or(Ok(now), |t| time(t, now))) {
         (Ok(since), Ok(until)) => (since, until),
         (Err(reason), _) | (_, Err(reason)) => {
-            eprintln!("sidehook: {reason}");
+            complain!("sidehook: {reason}");
             return Ok(exit::USAGE);
         }
     };
@@ -62,7 +62,7 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
     };
     let settings = &generation.settings;
     if settings.outbox.retain_events.is_zero() {
-        eprintln!("note: outbox.retain.events is 0s, so no events are kept; there is nothing to render again");
+        complain!("note: outbox.retain.events is 0s, so no events are kept; there is nothing to render again");
     }
     let mut total = Page { events: 0, deliveries: 0, webhooks: BTreeMap::new(), errors: Vec::new(), next: Some(0) };
     runtime()?.block_on(async {

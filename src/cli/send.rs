@@ -56,9 +56,10 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
             if args.json {
                 print(&format!("{text}\n"))?;
             }
-            if answer.status.is_success() {
+            let parsed: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+            let accepted = answer.status.is_success() && parsed["accepted"].is_u64();
+            if accepted {
                 if !args.json {
-                    let parsed: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
                     print(&format!(
                         "{}: {} accepted, {} duplicates\n",
                         file.display(),
@@ -68,12 +69,13 @@ pub fn run(args: &Args, config: &Path) -> anyhow::Result<u8> {
                 }
             } else {
                 code = exit::FAILED;
-                let parsed: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-                eprintln!(
+                let not_ours = "this is no answer of a sidehook's; is --url that of an http source?";
+                let said = if answer.status.is_success() { not_ours } else { &text };
+                complain!(
                     "sidehook: {}: {}: {}",
                     file.display(),
                     answer.status,
-                    parsed["detail"].as_str().unwrap_or(&text)
+                    parsed["detail"].as_str().unwrap_or(said)
                 );
             }
         }

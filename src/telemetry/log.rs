@@ -36,6 +36,8 @@ pub fn init(format: LogFormat, level: &str, now: fn() -> String) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
+        // A line that cannot be written is lost: to say so would go the same way, and panics there.
+        .log_internal_errors(false)
         .with_timer(Stamp(now));
     let json = match format {
         LogFormat::Auto => !terminal,

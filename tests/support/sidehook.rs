@@ -291,7 +291,7 @@ impl Sidehook {
         self.try_get(path).await.expect("an answer")
     }
 
-    async fn try_get(&self, path: &str) -> Result<Answer, String> {
+    pub async fn try_get(&self, path: &str) -> Result<Answer, String> {
         self.ask(&self.admin, "GET", path, &[], "").await
     }
 
