@@ -75,6 +75,13 @@ async fn good_tests_pass() {
     assert!(test(&dir, &[]).await.expect(0).stdout.contains("no tests"));
 }
 
+#[tokio::test]
+async fn a_fan_out_of_one_may_be_written_as_one() {
+    let dir = prepared("- name: one\n  event: {type: a.b}\n  expect: {payload: [{n: 1}], contains: [{n: 1}]}\n");
+    std::fs::write(dir.path().join("scripts/x.rhai"), "fn transform(event, payload) { [#{ n: 1 }] }").unwrap();
+    assert_eq!(test(&dir, &[]).await.expect(0).stdout, "ok    x.rhai: one\n\n1 passed\n");
+}
+
 const BAD: &str = "# a comment that stays\n- name: one\n  event: {type: a.b, metadata: {region: eu}}\n  expect:\n    # stays above what it is about\n    contains:   # so does this\n      # why three\n      turns: 3 # said who?\n\n# the second\n- name: two\n  event: {type: a.b, metadata: {region: us}}\n  expect: {payload: {}}   \n- {name: three, event: {type: a.b, metadata: {region: eu}}, expect: {headers: {X-Region: us}}}  # stays\n- name: four\n  event: {type: a.b, metadata: {region: eu}}\n  expect: {contains: {turns: 0}}\n- name: five\n  expect: {payload: []}\n  event: {type: a.b, id: 5, metadata: {region: eu}}\n";
 
 #[tokio::test]

@@ -295,18 +295,19 @@ impl Calls<'_> {
 
     /// A constant of the script itself (`global::NAME`) or of an import.
     fn constant(&self, namespace: &str, name: &str) -> Option<String> {
-        let import = self.imported.iter().find(|import| import.alias == namespace);
-        let known: Vec<&str> = match import {
-            Some(import) => import.names.iter().map(String::as_str).collect(),
-            None if namespace == "global" => self.constants.clone(),
-            None => return None,
+        // Each function may give the alias to another script.
+        let imports: Vec<&Imported> = self.imported.iter().filter(|import| import.alias == namespace).collect();
+        let known: Vec<&str> = match imports.as_slice() {
+            [] if namespace == "global" => self.constants.clone(),
+            [] => return None,
+            imports => imports.iter().flat_map(|import| import.names.iter().map(String::as_str)).collect(),
         };
         if known.contains(&name) {
             return None;
         }
         Some(match nearest(name, known.into_iter()) {
             Some(near) => format!("unknown constant `{namespace}::{name}`: did you mean `{namespace}::{near}`?"),
-            None if import.is_some() => {
+            None if !imports.is_empty() => {
                 format!(
                     "unknown constant `{namespace}::{name}`: only what the script exports is there (export const {name} = …)"
                 )
@@ -316,11 +317,13 @@ impl Calls<'_> {
     }
 
     fn qualified(&self, namespace: &str, name: &str, given: usize) -> Option<String> {
-        let functions = &self.imported.iter().find(|import| import.alias == namespace)?.functions;
+        let mut imports = self.imported.iter().filter(|import| import.alias == namespace).peekable();
+        imports.peek()?;
+        let functions: Vec<_> = imports.flat_map(|import| &import.functions).collect();
         if functions.iter().any(|(n, p)| n == name && *p == given) {
             return None;
         }
-        if let Some((_, wanted)) = functions.iter().find(|(n, _)| n == name) {
+        if let Some((_, wanted)) = functions.iter().find(|(n, _)| n == name).copied() {
             let plural = if *wanted == 1 { "" } else { "s" };
             return Some(format!("`{namespace}::{name}` takes {wanted} argument{plural}, not {given}"));
         }

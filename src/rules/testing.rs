@@ -101,7 +101,12 @@ impl Expect {
             }
             Outcome::Failed { error, .. } => self.failed(&error, &mut verdict),
             Outcome::Payloads(payloads) => {
-                let got = together(&payloads);
+                let mut got = together(&payloads);
+                let wanted = [&self.payload, &self.contains];
+                if payloads.len() == 1 && wanted.iter().any(|want| want.as_ref().is_some_and(is_a_list)) {
+                    // A fan-out of one.
+                    got = Json::List(Arc::new(vec![got]));
+                }
                 self.compare(&payloads, &got, &mut verdict.faults);
                 verdict.actual = self.actual(&payloads, &got);
                 verdict.payload = Some(got);
@@ -250,6 +255,10 @@ impl Expect {
             }
         }
     }
+}
+
+fn is_a_list(json: &Json) -> bool {
+    json.kind() == Kind::Array && !json.is_empty()
 }
 
 /// One payload by itself, several as an array.

@@ -109,3 +109,12 @@ fn an_import_may_stand_in_a_loop_and_what_is_private_may_not_be_called() {
     let (_, problems) = compile(&[("rule.rhai", rule), lib]);
     assert!(problems[0].message.starts_with("unknown function `a::step`"), "{problems:?}");
 }
+
+#[test]
+fn functions_may_give_one_alias_to_different_files() {
+    let rule = "fn one() { import \"lib/a\" as h; h::first() + h::N }
+        fn two() { import \"lib/b\" as h; h::second() }
+        fn transform(event, payload) { #{ one: one(), two: two() } }";
+    let libs = [("lib/a.rhai", "export const N = 1; fn first() { 1 }"), ("lib/b.rhai", "fn second() { 2 }")];
+    assert_eq!(run_with(rule, &libs).expect("a payload"), "{\"one\":2,\"two\":2}");
+}
