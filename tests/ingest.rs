@@ -82,6 +82,11 @@ async fn what_is_no_json_is_malformed() {
     problem(&torn, 400);
     let lines = sidehook.post_as("application/x-ndjson", "\n{\"type\": \"a.b\"}\n\n{\"type\": \n").await;
     assert_eq!(problem(&lines, 400)["errors"][0]["index"], 1, "blank lines do not count: {}", lines.text());
+    for begin in ["", "\u{feff}", " \n"] {
+        let array = format!("{begin}[{{\"type\": \"a.b\"}},{{\"type\": \"a.b\"}},{{\"type\":}}]");
+        let array = sidehook.post_as("application/json", array).await;
+        assert_eq!(problem(&array, 400)["errors"][0]["index"], 2, "{begin:?}: {}", array.text());
+    }
     assert_eq!(sidehook.ledger("all").await["matched"], 0, "a request is atomic");
 }
 

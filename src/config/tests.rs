@@ -461,3 +461,11 @@ fn webhooks_beside_a_settings_file_that_is_named_alone_are_wondered_at() {
     assert_eq!(generation.warnings.len(), 1);
     assert!(generation.warnings[0].contains("is not read, since --config names"), "{}", generation.warnings[0]);
 }
+
+#[test]
+fn the_first_http_source_is_the_first_that_is_written() {
+    let text = "sources:\n  taps: {type: stdin}\n  zeta: {type: http, listen: 127.0.0.1:7090}\n  alpha: {type: http, listen: 127.0.0.1:7091}\n";
+    let dir = dir(&[("sidehook.yaml", text)]);
+    let (listen, _) = load_all(dir.path(), &|_| None, &Clock::System).reach.source.expect("a source");
+    assert_eq!(listen.to_string(), "127.0.0.1:7090");
+}

@@ -105,8 +105,10 @@ pub(super) type Read = Result<Incoming, Vec<ItemError>>;
 /// One document, which may be an array of items.
 fn parse(body: &Bytes) -> Result<Json, Problem> {
     Json::parse(body.clone()).map_err(|error| {
-        let text = body.trim_ascii_start();
-        let index = if text.starts_with(b"[") { element_at(body, error.offset) } else { 0 };
+        // The parser passes over a byte order mark, and counts from behind it.
+        let text = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
+        let is_array = text.trim_ascii_start().starts_with(b"[");
+        let index = if is_array { element_at(text, error.offset) } else { 0 };
         malformed(index, &error)
     })
 }
